@@ -1,0 +1,405 @@
+"""The refund desk: a small stateful world with tools, for reinforcement fine-tuning.
+
+A case is a customer's message and an order record; the policy book decides which one action is right. Cases are made
+by seed, balanced over the four outcomes, on a ladder of difficulty: level 1 hangs on words of the record or the
+message, level 2 on a number of days as well. The class follows TRL's `environment_factory` convention: `reset(**row)`,
+and every public method is a tool whose docstring the model reads. Each rollout owns its instance and its log.
+
+Left out on purpose: free-text judging. What counts is what was done to the order, which the log shows.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+OUTCOMES = ("refund", "exchange", "decline", "escalate")
+SYSTEM = "You work at the refund desk of Tarnhollow Gear. Look the order up, act once by the policy, then reply."
+MAX_CALLS = 6  # a seventh call is refused: an endless loop ends here
+MAX_RESULT_CHARS = 240
+
+# Wordings: the last quarter of each list is kept for held-out cases (see `make_cases`).
+WISH_REFUND = (
+    "I want my money back", "please refund me", "I'd like a refund", "can I get the money back",
+    "kindly return the amount to my card", "how about you give me my cash back", "just pay me back please",
+    "refund it, thanks", "I would rather have the money", "send the money back to me",
+    "I'd prefer to be reimbursed", "let me have what I paid returned",
+)  # fmt: skip
+WISH_EXCHANGE = (
+    "can you swap it for a larger one", "I need another size", "please exchange it for blue",
+    "could I have one size down instead", "I want to change it for a different colour", "swap it for the grey one please",
+    "I'd like the next size up", "an exchange for a smaller one would be great", "may I trade it for another colour",
+    "please send the bigger one in exchange", "I'd take the wide version instead", "switch it to the short one for me",
+)  # fmt: skip
+SMALL_TALK = (
+    "", "", "Hello.", "Hi there,", "Good morning.", "hey", "Dear team,", "Sorry to bother you.",
+    "Second time I write.", "Quick one:", "I'm in a hurry.", "Hope you are well.",
+)  # fmt: skip
+REASONS = (
+    "it was a present and is not needed", "my plans changed", "it does not suit me", "I ordered too fast",
+    "it looks different at home", "my partner bought the same", "I found I don't need it", "the trip is off",
+    "it's not what I expected", "the fit is wrong for me", "it stays in the cupboard", "I picked in the dark",
+)  # fmt: skip
+HURT = (
+    "It broke under me and I cut my hand.", "The thing failed and my son fell and hurt his knee.",
+    "It gave way and I almost went over the edge.", "I got burnt when it leaked.",
+    "It snapped and hit my friend in the face, she needed stitches.", "We nearly had a bad accident because of it.",
+    "My daughter was hurt when it came apart.", "It failed on the slope and I sprained my wrist.",
+)  # fmt: skip
+THREAT = (
+    "Otherwise my lawyer will write to you.", "I am going to court over this.", "The newspaper will hear about it.",
+    "My solicitor has the file already.", "I shall take legal steps.", "A journalist I know is waiting for your answer.",
+    "I'll see you in court.", "The consumer programme on the radio has my letter.",
+)  # fmt: skip
+PRODUCTS = ("boots", "jacket", "backpack", "tent", "sleeping bag", "gloves", "trousers", "headlamp", "gaiters", "mat")
+NO_RETURN = ("climbing rope", "harness", "helmet", "avalanche beacon")
+CONDITIONS = {
+    "unused": ("unused, original packing", "unopened, tags on", "not used, in its box"),
+    "worn": ("worn outdoors", "washed and worn", "visibly used"),
+    "faulty": ("arrived damaged", "faulty on arrival", "failed in normal use"),
+    "final": ("unused, final sale item", "unopened, marked final sale"),
+}
+POLICY = {
+    "returns": "R8: unused goods within 30 days: refund. R10: worn or washed: no return. R14: final sale: no refund.",
+    "exchange": "R12: another size or colour within 45 days: exchange. R14: final sale may be exchanged.",
+    "damage": "R15: damaged or failed goods are replaced: exchange.",
+    "safety": "R11: ropes, harnesses, helmets, avalanche gear: no return. R18: somebody hurt: escalate.",
+    "conduct": "R30: legal or press threat: escalate.",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case and its right outcome; `rule` names the line of the policy book that decides it."""
+
+    id: str
+    message: str
+    order_id: str
+    product: str
+    condition: str
+    days: int  # since delivery
+    price: float
+    outcome: str
+    rule: str
+    level: int
+
+    def record(self) -> str:
+        """What `find_order` returns."""
+        return f"{self.product}; {self.condition}; delivered {self.days} days ago; {self.price:.2f}"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One tool call as it happened."""
+
+    tool: str
+    arguments: dict[str, Any]
+    result: str
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """All calls of one rollout on one case: what rewards are computed from."""
+
+    case: Case
+    calls: tuple[Call, ...] = ()
+
+    @property
+    def looked_up(self) -> bool:
+        """Whether the case's order was found before the first action."""
+        for call in self.calls:
+            if call.tool in OUTCOMES:
+                return False
+            if call.tool == "find_order" and call.ok:
+                return True
+        return False
+
+    @property
+    def actions(self) -> list[Call]:
+        """The calls that did something to an order."""
+        return [call for call in self.calls if call.tool in OUTCOMES and call.ok]
+
+    @property
+    def success(self) -> bool:
+        """The right order was looked up first, then exactly one action was taken, and it was the right one."""
+        return self.looked_up and len(self.actions) == 1 and self.actions[0].tool == self.case.outcome
+
+
+@dataclass
+class RefundDesk:
+    """The environment of one rollout. TRL makes it, calls `reset(**row)`, and offers its public methods as tools."""
+
+    _case: Case | None = None
+    _calls: list[Call] = field(default_factory=list)
+
+    def reset(self, case: dict[str, Any], **_: Any) -> None:
+        self._case = Case(**case)
+        self._calls = []
+
+    def find_order(self, order_id: str) -> str:
+        """Show an order.
+
+        Args:
+            order_id: The order's number.
+        """
+        known = self._same_order(order_id)
+        result = self._case.record() if known else f"No order {str(order_id)[:20]!r} for this customer."
+        return self._log("find_order", {"order_id": order_id}, result, ok=known)
+
+    def read_policy(self, topic: str) -> str:
+        """Read the rules on: returns, exchange, damage, safety, conduct.
+
+        Args:
+            topic: One of these topics.
+        """
+        known = str(topic) in POLICY
+        result = POLICY[str(topic)] if known else f"No such topic. Topics: {', '.join(POLICY)}."
+        return self._log("read_policy", {"topic": topic}, result, ok=known)
+
+    def refund(self, order_id: str) -> str:
+        """Pay the price back.
+
+        Args:
+            order_id: The order's number.
+        """
+        return self._act("refund", order_id)
+
+    def exchange(self, order_id: str) -> str:
+        """Send a replacement.
+
+        Args:
+            order_id: The order's number.
+        """
+        return self._act("exchange", order_id)
+
+    def decline(self, order_id: str) -> str:
+        """Say no by the policy.
+
+        Args:
+            order_id: The order's number.
+        """
+        return self._act("decline", order_id)
+
+    def escalate(self, order_id: str) -> str:
+        """Hand over to a colleague.
+
+        Args:
+            order_id: The order's number.
+        """
+        return self._act("escalate", order_id)
+
+    def _trajectory(self) -> Trajectory:
+        return Trajectory(self._case, tuple(self._calls))
+
+    def _same_order(self, order_id: Any) -> bool:
+        return isinstance(order_id, str) and order_id.strip().upper() == self._case.order_id
+
+    def _act(self, tool: str, order_id: Any) -> str:
+        if not self._same_order(order_id):
+            return self._log(tool, {"order_id": order_id}, "No such order for this customer.", ok=False)
+        if any(call.tool in OUTCOMES and call.ok for call in self._calls):
+            # Logged as done, so that a second action counts against the rollout; money moves once.
+            return self._log(tool, {"order_id": order_id}, "An action was taken already.", ok=True)
+        return self._log(tool, {"order_id": order_id}, f"{tool}: done.", ok=True)
+
+    def _log(self, tool: str, arguments: dict[str, Any], result: str, *, ok: bool) -> str:
+        if len(self._calls) >= MAX_CALLS:
+            return "Too many calls. Reply to the customer now."
+        result = result[:MAX_RESULT_CHARS]
+        self._calls.append(Call(tool, arguments, result, ok))
+        return result
+
+
+def trajectory(desk: RefundDesk) -> Trajectory:
+    """The log of a desk, as rewards take it."""
+    return desk._trajectory()
+
+
+def tools() -> list:
+    """The tools' functions, for a chat template (schemas are read from signatures and docstrings)."""
+    desk = RefundDesk()
+    # In alphabetical order, as TRL lists an environment's methods: prompts must be the same in SFT and in GRPO.
+    return [getattr(desk, name) for name in sorted(("find_order", "read_policy", *OUTCOMES))]
+
+
+def chat(case: Case) -> list[dict[str, str]]:
+    """The messages that open a case."""
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": case.message}]
+
+
+def make_cases(n: int, *, seed: int, held_out: bool = False, max_level: int = 1) -> list[Case]:
+    """n cases, the four outcomes in turn, so that no constant action succeeds on more than a quarter (rounded up).
+
+    Args:
+        held_out: draw from all wordings; otherwise only from the first three quarters of each list.
+        max_level: 1: words decide; 2: also the days since delivery.
+
+    Raises:
+        ValueError: n < 4 or an unknown level.
+    """
+    if n < len(OUTCOMES) or max_level not in (1, 2):
+        raise ValueError(f"expected n >= {len(OUTCOMES)} and max_level 1 or 2, got n={n}, max_level={max_level}")
+    rng = np.random.default_rng([seed, int(held_out)])
+    cases, seen = [], set()
+    while len(cases) < n:
+        case = _make_case(rng, len(cases), seed, held_out, max_level)
+        if case.message not in seen:
+            seen.add(case.message)
+            cases.append(case)
+    order = rng.permutation(n)
+    return [cases[i] for i in order]
+
+
+def _make_case(rng, index: int, seed: int, held_out: bool, max_level: int) -> Case:
+    outcome = OUTCOMES[index % len(OUTCOMES)]
+    level = int(rng.integers(1, max_level + 1))
+    days = int(rng.integers(2, 28))
+    wish, condition, product, rule, extra = _situation(rng, outcome)
+    if level == 2 and outcome == "decline":  # right goods, too late: the number decides
+        wish, condition, product, rule, extra = "refund", "unused", "", "R8", ""
+        days = int(rng.integers(40, 90))
+    order_id = f"TH-{rng.integers(10000, 99999)}"
+    product = product or str(rng.choice(PRODUCTS))
+    pick = lambda bank: str(rng.choice(bank if held_out else bank[: len(bank) * 3 // 4]))  # noqa: E731
+    parts = [pick(SMALL_TALK), f"About my {product} from {order_id}:"]
+    if extra:
+        parts.append(pick(HURT if extra == "hurt" else THREAT))
+    elif rng.random() < 0.5:
+        parts.append(f"{pick(REASONS)}.")
+    wording = pick(WISH_REFUND if wish == "refund" else WISH_EXCHANGE)
+    parts.insert(2 if rng.random() < 0.6 else len(parts), f"{wording}.")
+    return Case(
+        id=f"case-{seed}-{'h' if held_out else 't'}-{index}",
+        message=" ".join(part for part in parts if part),
+        order_id=order_id,
+        product=product,
+        condition=str(rng.choice(CONDITIONS[condition])),
+        days=days,
+        price=float(rng.integers(15, 300)) - 0.1,
+        outcome=outcome,
+        rule=rule,
+        level=level,
+    )
+
+
+def _situation(rng, outcome: str) -> tuple[str, str, str, str, str]:
+    """(wish, condition, product or "", rule, extra) that lead to the outcome under the policy book."""
+    options = {
+        "refund": [("refund", "unused", "", "R8", "")],
+        "exchange": [
+            ("exchange", "unused", "", "R12", ""),
+            ("refund", "faulty", "", "R15", ""),
+            ("exchange", "final", "", "R14", ""),
+        ],
+        "decline": [
+            ("refund", "worn", "", "R10", ""),
+            ("refund", "final", "", "R14", ""),
+            ("refund", "unused", str(rng.choice(NO_RETURN)), "R11", ""),
+        ],
+        "escalate": [
+            (str(rng.choice(["refund", "exchange"])), str(rng.choice(list(CONDITIONS))), "", "R18", "hurt"),
+            (str(rng.choice(["refund", "exchange"])), str(rng.choice(list(CONDITIONS))), "", "R30", "threat"),
+        ],
+    }[outcome]
+    return options[int(rng.integers(len(options)))]
+
+
+def demonstration(case: Case, action: str) -> list[dict[str, Any]]:
+    """A worked case as chat messages: look up, act, reply. `action` may be wrong, as in a noisy log."""
+    desk = RefundDesk()
+    desk.reset(asdict(case))
+    call = lambda name: {"type": "function", "function": {"name": name, "arguments": {"order_id": case.order_id}}}  # noqa: E731
+    replies = {
+        "refund": "We refund the price within 7 working days.",
+        "exchange": "We send you a replacement.",
+        "decline": "By our policy we have to say no here.",
+        "escalate": "A colleague takes over and writes to you today.",
+    }
+    return [
+        *chat(case),
+        {"role": "assistant", "content": "", "tool_calls": [call("find_order")]},
+        {"role": "tool", "name": "find_order", "content": desk.find_order(case.order_id)},
+        {"role": "assistant", "content": "", "tool_calls": [call(action)]},
+        {"role": "tool", "name": action, "content": getattr(desk, action)(case.order_id)},
+        {"role": "assistant", "content": replies[action]},
+    ]
+
+
+def noisy_log(cases: list[Case], *, right: float, seed: int) -> list[list[dict[str, Any]]]:
+    """Demonstrations whose action is right with probability `right`, otherwise one of the other three."""
+    rng = np.random.default_rng([seed, 7])
+    log = []
+    for case in cases:
+        others = [outcome for outcome in OUTCOMES if outcome != case.outcome]
+        log.append(demonstration(case, case.outcome if rng.random() < right else str(rng.choice(others))))
+    return log
+
+
+def best_constant(cases: list[Case]) -> tuple[str, float]:
+    """The action that, taken always after a look-up, succeeds most often, and how often."""
+    shares = {outcome: sum(case.outcome == outcome for case in cases) / len(cases) for outcome in OUTCOMES}
+    best = max(shares, key=shares.get)
+    return best, shares[best]
+
+
+def rollouts(model, tokenizer, cases: list[Case], **options) -> tuple[list[Trajectory], list[list[dict]]]:
+    """Let a model work the cases with tools; sampling options as in `generate.sample`.
+
+    Returns:
+        The trajectory and the chat of each case.
+    """
+    from ftlib.generate import chat_ids, sample
+
+    schemas = tools()
+    desks = [RefundDesk() for _ in cases]
+    chats = []
+    for desk, case in zip(desks, cases, strict=True):
+        desk.reset(asdict(case))
+        chats.append(chat(case))
+    options = {"max_new_tokens": 48, **options}
+    alive = list(range(len(cases)))
+    for turn in range(MAX_CALLS + 1):
+        prompts = chat_ids(tokenizer, [chats[i] for i in alive], tools=schemas)
+        answers = sample(model, tokenizer, prompts, **{**options, "seed": options.get("seed", 0) + turn})
+        still = []
+        for i, answer in zip(alive, answers, strict=True):
+            call = parse_call(answer.text)
+            if call is None:
+                chats[i].append({"role": "assistant", "content": answer.text})
+                continue
+            name, arguments = call
+            message = {"type": "function", "function": {"name": name, "arguments": arguments}}
+            chats[i].append({"role": "assistant", "content": "", "tool_calls": [message]})
+            chats[i].append({"role": "tool", "name": name, "content": run_tool(desks[i], name, arguments)})
+            still.append(i)
+        alive = still
+        if not alive:
+            break
+    return [trajectory(desk) for desk in desks], chats
+
+
+def parse_call(text: str) -> tuple[str, dict] | None:
+    """The first `<tool_call>{…}</tool_call>` of an answer as (name, arguments), or None."""
+    import json
+    import re
+
+    found = re.search(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", text, flags=re.DOTALL)
+    if not found:
+        return None
+    try:
+        call = json.loads(found.group(1))
+        name, arguments = call["name"], call["arguments"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return None
+    return (name, arguments) if isinstance(name, str) and isinstance(arguments, dict) else None
+
+
+def run_tool(desk: RefundDesk, name: str, arguments: dict) -> str:
+    """Call a tool by name; an unknown tool or wrong arguments give an error text, never an exception."""
+    if name not in ("find_order", "read_policy", *OUTCOMES):
+        return desk._log(str(name)[:40], arguments, "Unknown tool.", ok=False)
+    try:
+        return getattr(desk, name)(**arguments)
+    except TypeError:
+        return desk._log(name, arguments, "Wrong arguments.", ok=False)

@@ -1,0 +1,210 @@
+"""The report of a run for a person: one `report.html` that opens offline, and the check that a run is as it was made.
+
+Everything in it is read from the run folder: the numbers and gates of `summary.json`, the figures and samples that the
+notebooks left in their stages. All of it is data: the template (`report.jinja`) escapes it, the page's own policy
+forbids every request, and plotly.js is put in once.
+
+Left out on purpose: any number of its own. What is not in the run folder is not in the report.
+"""
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import quote
+
+from ftlib import summary as numbers
+from ftlib.files import list_files, read_json, sha256, write_atomic
+from ftlib.ledger import verify_ledger
+from ftlib.runs import STAGE, is_complete, stage_path
+
+SAMPLE_ROWS = 12  # of each table; all of them are in the stage's samples.json
+TEMPLATE = Path(__file__).with_name("report.jinja")
+# fmt: off
+PACKAGES = (
+    "torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "plotly", "papermill",
+    "scipy", "statsmodels", "pydantic",
+)
+# fmt: on
+_BESIDE_MANIFEST = ("checkpoints", "COMPLETE", "manifest.json")
+
+
+def build_report(run_path: str | Path) -> Path:
+    """Write `report.html` into a run folder, from whatever the run holds so far.
+
+    Returns:
+        Its path.
+
+    Raises:
+        FileNotFoundError: the folder is no run.
+    """
+    import jinja2
+
+    run_path = Path(run_path)
+    if not (run_path / "run.json").is_file():
+        raise FileNotFoundError(f"{run_path}: expected a run folder with run.json, found none; give a run's id or path")
+    summary, figures = numbers.load_summary(run_path), _figures(run_path)
+    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        TEMPLATE.read_text(encoding="utf-8")
+    )
+    html = page.render(
+        run={"created_at": ""} | read_json(run_path / "run.json"),
+        summary=summary,
+        notes=_notes(run_path, summary),
+        metrics=numbers.metric_rows(summary),
+        pictures=_interval_pictures(summary["metrics"]),
+        gates=numbers.gate_rows(summary),
+        figures=figures,
+        samples=_samples(run_path),
+        notebooks=[row | {"href": _href(run_path, row["notebook"])} for row in numbers.notebook_rows(summary)],
+        machine=_machine(run_path),
+        versions=_versions(),
+        plotlyjs=_plotlyjs() if figures else "",
+    )
+    return write_atomic(run_path / "report.html", html)
+
+
+def verify_run(run_path: str | Path) -> list[str]:
+    """Check a run: the ledger's chain, and every file of every complete stage against its manifest.
+
+    Returns:
+        The faults, one line each; none when all is as it was made.
+    """
+    run_path, faults = Path(run_path), []
+    summary = numbers.load_summary(run_path)
+    ledger = run_path / "gates.jsonl"
+    if ledger.exists() or summary.get("ledger", {}).get("lines"):
+        try:
+            verify_ledger(ledger)
+        except (ValueError, FileNotFoundError) as error:
+            faults.append(str(error))
+    for name in _named(summary, complete=True):
+        faults += _stage_faults(run_path, name)
+    return faults
+
+
+def _stage_faults(run_path: Path, name: str) -> list[str]:
+    stage = stage_path(run_path, name)
+    if not (stage / "COMPLETE").exists() or not (stage / "manifest.json").exists():
+        return [f"{stage}: {name} is complete by summary.json, but its marker or manifest is gone; run {name} again"]
+    made = read_json(stage / "manifest.json")["files"]
+    there = {file.relative_to(stage).as_posix(): file for file in list_files(stage)}
+    there = {rel: file for rel, file in there.items() if rel.split("/")[0] not in _BESIDE_MANIFEST}
+    faults = [f"{stage / rel}: gone since {name} completed" for rel in made if rel not in there]
+    faults += [f"{stage / rel}: added since {name} completed" for rel in there if rel not in made]
+    faults += [
+        f"{stage / rel}: changed since {name} completed"
+        for rel in made
+        if rel in there and sha256(there[rel]) != made[rel]
+    ]
+    if not faults and not is_complete(run_path, name):
+        faults.append(f"{stage}: what {name} stands on was made anew since; run {name} again")
+    return faults
+
+
+# --- what the template shows ---
+
+
+def _notes(run_path: Path, summary: Mapping) -> list[str]:
+    notes = [numbers.SMOKE_NOTE] if numbers.is_smoke(summary) else []
+    unfinished = _named(summary, complete=False)
+    if unfinished:
+        notes.append(f"Not finished: {', '.join(unfinished)}.")
+    stale = [name for name in _named(summary, complete=True) if not is_complete(run_path, name)]
+    if stale:
+        notes.append(f"No longer as they were made, or standing on what was made anew since: {', '.join(stale)}.")
+    return notes
+
+
+def _named(summary: Mapping, *, complete: bool) -> list[str]:
+    return [name for name, entry in sorted(summary["notebooks"].items()) if (entry["status"] == "complete") == complete]
+
+
+def _interval_pictures(metrics: Mapping[str, dict]) -> dict[str, dict[str, str]]:
+    """Where the bar of each interval begins and ends: 0..180, zero at 90, one scale for all metrics of a unit."""
+    pictures = {}
+    ends = {name: (*m["ci95"], m["candidate"] - m["baseline"]) for name, m in metrics.items() if m.get("ci95")}
+    for name, values in ends.items():
+        alike = [other for other in ends if metrics[other].get("unit") == metrics[name].get("unit")]
+        reach = max(abs(value) for other in alike for value in ends[other]) or 1.0
+        places = (f"{90 + 85 * value / reach:.1f}" for value in values)
+        pictures[name] = dict(zip(("low", "high", "change"), places, strict=True))
+    return pictures
+
+
+def _figures(run_path: Path) -> list[dict]:
+    """Stage by stage, each in the order in which the notebook made them."""
+    import markupsafe
+
+    figures = []
+    for stage in _stages(run_path):
+        kept = [(_read_or_empty(file), file) for file in sorted((stage / "figures").glob("*.json"))]
+        for found, file in sorted(kept, key=lambda pair: pair[0].get("order", 0)):
+            data = json.dumps(found["figure"]).replace("<", "\\u003c") if "figure" in found else ""
+            figures.append(
+                {
+                    "name": f"{stage.name}/{file.stem}",
+                    "caption": found.get("caption", ""),
+                    "json": markupsafe.Markup(data),  # JSON without "<": no </script> inside can end the element
+                }
+            )
+    return figures
+
+
+def _samples(run_path: Path) -> list[dict]:
+    samples = []
+    for stage in _stages(run_path):
+        path = stage / "samples.json"
+        for kept in json.loads(path.read_text(encoding="utf-8")) if path.exists() else []:
+            rows = kept["rows"][:SAMPLE_ROWS]
+            columns = list(dict.fromkeys(column for row in rows for column in row))
+            part = f", {len(rows)} of {len(kept['rows'])}" if len(rows) < len(kept["rows"]) else ""
+            cells = [{column: _cell(row.get(column)) for column in columns} for row in rows]
+            if cells:
+                samples.append({"title": kept["title"], "origin": f"{stage.name}{part}", "rows": cells})
+    return samples
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _href(run_path: Path, name: str) -> str:
+    files = [f"{name}{state}.ipynb" for state in ("", ".failed", ".interrupted")]
+    return next((quote(file) for file in files if (run_path / file).exists()), "")
+
+
+def _machine(run_path: Path) -> list[dict[str, str]]:
+    """What 00_start_here kept about the machine of the run, if it did: start/machine.json, name -> value."""
+    found = _read_or_empty(stage_path(run_path, "00_start_here") / "machine.json")
+    return [{"what": key, "found": _cell(value)} for key, value in found.items()]
+
+
+def _versions() -> list[dict[str, str]]:
+    versions = {"Python": platform.python_version(), "system": platform.platform()}
+    installed = {dist.name.lower(): dist.version for dist in metadata.distributions() if dist.name}
+    versions |= {name: installed[name] for name in PACKAGES if name in installed}
+    return [{"what": name, "version": version} for name, version in versions.items()]
+
+
+def _plotlyjs() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs()
+
+
+def _stages(run_path: Path) -> list[Path]:
+    """The stage folders of a run, in the order of the notebooks, others after."""
+    order = list(STAGE.values())
+    folders = [folder for folder in sorted((run_path / "artifacts").glob("*")) if folder.is_dir()]
+    return sorted(folders, key=lambda folder: order.index(folder.name) if folder.name in order else len(order))
+
+
+def _read_or_empty(path: Path) -> dict:
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,267 @@
+"""Intervals, paired tests, power, and the verdict of a gate: PASS, FAIL or ABSTAIN.
+
+The statistics are scipy's and statsmodels'; here they get one vocabulary and the checks that keep them honest.
+Every test is paired where the items are the same, and several tests at once are corrected by Holm. The ledger that
+verdicts are written to is the run's (`run.gate`).
+
+Left out on purpose: looking at a number while it grows. Each look costs alpha, so a gate is judged once, at an n
+that was fixed before (`pairs_needed`, `zero_failures_needed`); the sequential test for a rollout lives elsewhere.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+from statsmodels.stats import contingency_tables, multitest, proportion
+from statsmodels.stats.power import normal_sample_size_one_tail
+
+from ftlib.records import GateResult
+
+RESAMPLES = 9_999
+BATCH = 500  # resamples held at once: memory stays at BATCH x n floats
+
+
+class Interval(NamedTuple):
+    """A two-sided interval, 95 % unless said otherwise; unpacks as (low, high)."""
+
+    low: float
+    high: float
+
+
+def wilson(successes: float, n: int, *, confidence: float = 0.95) -> Interval:
+    """Wilson's interval of a share: it stays inside [0, 1] and is sound near both ends and for small n.
+
+    Raises:
+        ValueError: if n < 1, or successes are not within 0..n.
+
+    Example:
+        >>> low, high = wilson(0, 10)
+        >>> round(low, 3), round(high, 3)
+        (0.0, 0.278)
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"expected n >= 1 and 0 <= successes <= n, got {successes} of {n}; count the items again")
+    low, high = proportion.proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
+    # At the ends the formula gives 0 and 1 but for rounding.
+    return Interval(0.0 if successes == 0 else float(low), 1.0 if successes == n else float(high))
+
+
+def mean_interval(values: ArrayLike, *, seed: int, confidence: float = 0.95) -> tuple[float, Interval]:
+    """The mean, and its bootstrap interval over items (BCa; percentile where BCa is not defined).
+
+    Args:
+        values: one number per item, shape (n,). Items must be independent: average over repeats of an item first.
+        seed: of the resampling.
+
+    Returns:
+        (mean, interval). Values that are all equal give an interval of no width: then n says how far to trust it.
+
+    Raises:
+        ValueError: if there is no value, or one is not finite.
+    """
+    values_N = _finite(values, "values")
+    mean = float(values_N.mean())
+    if np.ptp(values_N) == 0:
+        return mean, Interval(mean, mean)
+    ends = (math.nan, math.nan)
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+            found = stats.bootstrap(
+                (values_N,),
+                np.mean,
+                n_resamples=RESAMPLES,
+                batch=BATCH,
+                confidence_level=confidence,
+                method=method,
+                rng=np.random.default_rng(seed),
+            )
+        ends = (float(found.confidence_interval.low), float(found.confidence_interval.high))
+        if all(map(math.isfinite, ends)):
+            break
+    return mean, Interval(*ends)
+
+
+def paired_difference(
+    baseline: ArrayLike, candidate: ArrayLike, *, seed: int, confidence: float = 0.95
+) -> tuple[float, Interval]:
+    """Mean of candidate - baseline on the same items, with its bootstrap interval over items.
+
+    Args:
+        baseline: one score per item (0/1 or any number), shape (n,).
+        candidate: scores of the same items in the same order, shape (n,).
+        seed: of the resampling.
+
+    Returns:
+        (difference, interval); the interval is what `run.metric` takes as `ci95`.
+
+    Raises:
+        ValueError: if the lengths differ, or a score is not finite.
+    """
+    baseline_N, candidate_N = _pair(baseline, candidate)
+    return mean_interval(candidate_N - baseline_N, seed=seed, confidence=confidence)
+
+
+def mcnemar(baseline: ArrayLike, candidate: ArrayLike) -> float:
+    """McNemar's exact p-value: do two sets of 0/1 results on the same items differ? Only items that differ count.
+
+    Raises:
+        ValueError: if the lengths differ, or a result is neither 0 nor 1.
+    """
+    baseline_N, candidate_N = _pair(baseline, candidate)
+    if not (np.isin(baseline_N, (0, 1)).all() and np.isin(candidate_N, (0, 1)).all()):
+        raise ValueError("expected results of 0 and 1 only, got others; use paired_difference for scores")
+    gained = int(((baseline_N == 0) & (candidate_N == 1)).sum())
+    lost = int(((baseline_N == 1) & (candidate_N == 0)).sum())
+    if gained + lost == 0:
+        return 1.0
+    return float(contingency_tables.mcnemar([[0, gained], [lost, 0]], exact=True).pvalue)
+
+
+def win_rate(scores: ArrayLike, *, confidence: float = 0.95) -> tuple[float, Interval]:
+    """Share of comparisons won, a tie counting half, with Wilson's interval (with ties rather too wide).
+
+    Args:
+        scores: 1 a win, 0.5 a tie, 0 a loss; averages over both orders of the answers are fine. Shape (n,).
+
+    Returns:
+        (rate, interval) to compare with 0.5. For `run.metric(baseline=0.5, …)` take 0.5 off both ends.
+
+    Raises:
+        ValueError: if there is no score, or one lies outside [0, 1].
+    """
+    scores_N = _finite(scores, "scores")
+    if scores_N.min() < 0 or scores_N.max() > 1:
+        raise ValueError(f"expected scores within [0, 1], got {scores_N.min():g}..{scores_N.max():g}; 1 is a win")
+    return float(scores_N.mean()), wilson(float(scores_N.sum()), scores_N.size, confidence=confidence)
+
+
+def pairs_needed(p: float, p0: float = 0.5, *, alpha: float = 0.05, power: float = 0.8) -> int:
+    """Comparisons needed to see a win rate of p against p0 (two-sided test, normal approximation).
+
+    Raises:
+        ValueError: if p equals p0, or a share is not strictly between 0 and 1.
+
+    Example:
+        >>> pairs_needed(0.60)
+        194
+    """
+    if p == p0 or not (0 < p < 1 and 0 < p0 < 1):
+        raise ValueError(f"expected two different shares between 0 and 1, got p = {p}, p0 = {p0}")
+    n = normal_sample_size_one_tail(
+        abs(p - p0), power, alpha / 2, std_null=math.sqrt(p0 * (1 - p0)), std_alternative=math.sqrt(p * (1 - p))
+    )
+    return math.ceil(n)
+
+
+def zero_failures_needed(rate: float, *, confidence: float = 0.95) -> int:
+    """Tries needed, without a single failure, to claim a failure rate below `rate`.
+
+    The least n with (1 - rate)^n <= 1 - confidence.
+
+    Example:
+        >>> zero_failures_needed(0.01)
+        299
+    """
+    if not (0 < rate < 1 and 0 < confidence < 1):
+        raise ValueError(f"expected rate and confidence between 0 and 1, got {rate} and {confidence}")
+    return math.ceil(math.log(1 - confidence) / math.log(1 - rate))
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's adjusted p-values, in the order given: compare each with alpha as if it were the only test."""
+    p_N = _finite(p_values, "p_values")
+    if p_N.min() < 0 or p_N.max() > 1:
+        raise ValueError(f"expected p-values within [0, 1], got {p_N.min():g}..{p_N.max():g}")
+    return multitest.multipletests(p_N, method="holm")[1]
+
+
+def judge_gate(
+    id: str,
+    notebook: str,
+    *,
+    value: float | None,
+    threshold: float,
+    op: Literal[">=", "<="],
+    n: int,
+    interval: Interval | Sequence[float] | None = None,
+    need_n: int = 1,
+    margin: float | None = None,
+    note: str = "",
+) -> GateResult:
+    """Judge one number against its threshold.
+
+    n >= need_n: PASS when the value meets the threshold, else FAIL. With a `margin`, a pass whose interval reaches
+    more than that margin beyond the threshold is an ABSTAIN.
+    n < need_n: ABSTAIN; but FAIL when the whole interval lies on the wrong side, for then even few items say no.
+
+    Args:
+        value: the number; None where it could not be measured, which is an ABSTAIN.
+        interval: of the value, not of a difference.
+        need_n: items needed to say anything, fixed beforehand.
+        margin: how far the interval's far end may miss the threshold, in the value's unit.
+        note: what to do when the gate fails; shown in the refusal of the next notebook.
+
+    Raises:
+        ValueError: an unknown op, or a number that is not finite.
+    """
+    if op not in (">=", "<="):
+        raise ValueError(f"gate {id!r}: expected op '>=' or '<=', got {op!r}")
+    ends = None if interval is None else [float(end) for end in interval]
+    if not all(math.isfinite(number) for number in (value or 0.0, threshold, *(ends or []))):
+        raise ValueError(
+            f"gate {id!r}: expected finite numbers, got value {value}, threshold {threshold}, interval {ends}"
+        )
+
+    sign = 1 if op == ">=" else -1  # spare room: positive on the right side of the threshold
+
+    def spare(number: float) -> float:
+        return sign * (number - threshold)
+
+    reason = ""
+    if value is None:
+        verdict, reason = "ABSTAIN", "not measured"
+    elif n < need_n:
+        hopeless = bool(ends) and max(map(spare, ends)) < 0
+        verdict, reason = ("FAIL" if hopeless else "ABSTAIN"), f"n = {n}, {need_n} needed"
+    elif spare(value) < 0:
+        verdict = "FAIL"
+    elif margin is not None and ends and min(map(spare, ends)) < -margin:
+        verdict, reason = "ABSTAIN", f"the interval misses the threshold by more than {margin:g}"
+    else:
+        verdict = "PASS"
+    return GateResult(
+        id=id,
+        notebook=notebook,
+        value=None if value is None else float(value),
+        threshold=float(threshold),
+        op=op,
+        n=int(n),
+        ci95=ends,
+        verdict=verdict,
+        note="; ".join(part for part in (reason, note) if part),
+    )
+
+
+def _finite(values: ArrayLike, what: str) -> np.ndarray:
+    values_N = np.asarray(values, dtype=float)
+    if values_N.ndim != 1 or values_N.size == 0 or not np.isfinite(values_N).all():
+        raise ValueError(
+            f"{what}: expected a list of one or more finite numbers, got shape {values_N.shape} with "
+            f"{int((~np.isfinite(values_N)).sum())} not finite; drop or mend those items"
+        )
+    return values_N
+
+
+def _pair(baseline: ArrayLike, candidate: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    baseline_N, candidate_N = _finite(baseline, "baseline"), _finite(candidate, "candidate")
+    if baseline_N.size != candidate_N.size:
+        raise ValueError(
+            f"expected the same items twice, got {baseline_N.size} of the baseline and {candidate_N.size} of the "
+            "candidate; measure both on one list of items"
+        )
+    return baseline_N, candidate_N

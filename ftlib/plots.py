@@ -1,0 +1,485 @@
+"""Plotly figures: every function takes plain data and returns a Figure; nothing is shown, written or read here.
+
+One calm theme for all notebooks: one question a figure, axes with units, direct labels, colours that stay apart for
+colour-blind readers, never colour alone (verdicts carry a word, lines a dash). Made to be read at 900 px; the width
+follows the page. Names that come from data are escaped, because plotly renders a part of HTML.
+
+Left out on purpose: choosing what to show, statistics, and a plotting class. A figure can be changed afterwards.
+"""
+
+import html
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike
+
+from ftlib.records import GateResult
+
+PALETTE = ("#2f6f9f", "#d98032", "#4f9a7a", "#a8577e", "#7a6fb0", "#8c8c46", "#5fa8c4", "#6b6b6b")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+BAR = "#8fb5d1"  # light enough for an interval drawn over it
+INK, GRID, SOFT = "#27323a", "#e6eaed", "#8a969e"
+GOOD, BAD, OPEN = "#2f7d5b", "#b5473c", "#96741f"  # words on white reach a contrast of 4.5
+VERDICTS = {"PASS": ("✔ PASS", GOOD), "FAIL": ("✘ FAIL", BAD), "ABSTAIN": ("? ABSTAIN", OPEN)}
+TABLE_ALIGN = ["left", "left", "right", "right", "right", "left", "left"]
+SMOKE = "smoke run: no evidence"
+
+Ends = Sequence[float] | None
+
+
+def bars_with_intervals(
+    names: Sequence[str],
+    values: Sequence[float | None],
+    intervals: Sequence[Ends],
+    title: str,
+    x_title: str,
+    y_title: str,
+    threshold: float | None = None,
+) -> go.Figure:
+    """Upright bars, each with the interval of its value, and the threshold as a dashed line.
+
+    Args:
+        names: one per bar, under it.
+        values: bar heights, in the unit that `y_title` names; None leaves a gap.
+        intervals: (low, high) of the value itself (not of a difference), or None.
+        title, x_title, y_title: what the figure answers; what a bar is; the measure with its unit.
+        threshold: what the values are compared with.
+
+    Raises:
+        ValueError: the lengths differ, there is no bar, or an interval's low end is above its high end.
+    """
+    if not len(names) == len(values) == len(intervals) or not names:
+        raise ValueError(
+            f"expected one or more bars with one value and one interval (or None) each, got {len(names)} names, "
+            f"{len(values)} values, {len(intervals)} intervals"
+        )
+    labels = [_label(name, 18) for name in names]
+    place = list(range(len(names)))  # numbers, so that two bars may have the same name
+    fig = go.Figure(go.Bar(x=place, y=list(values), marker_color=BAR, width=0.56, showlegend=False, hoverinfo="skip"))
+    ends = [(where, *map(float, pair)) for where, pair in zip(place, intervals, strict=True) if pair is not None]
+    for where, low, high in ends:
+        if low > high:
+            raise ValueError(f"{names[where]}: expected an interval (low, high), got ({low:g}, {high:g})")
+    if ends:
+        where, low, high = (np.array(column) for column in zip(*ends, strict=True))
+        # Drawn from low to high, whatever the value is, so that a wrong interval is seen and not hidden.
+        half = (high - low) / 2
+        fig.add_scatter(
+            x=where,
+            y=low + half,
+            error_y={"type": "data", "array": half, "color": INK, "thickness": 1.6, "width": 7},
+            mode="markers",
+            marker={"size": 0.1, "color": INK},
+            showlegend=False,
+            hoverinfo="skip",
+        )
+    known = dict(zip([where for where, *_ in ends], [high for *_, high in ends], strict=True))
+    for where, value in zip(place, values, strict=True):
+        top = max(value, known.get(where, value)) if value is not None else 0
+        text = "not measured" if value is None else _number(value)
+        fig.add_annotation(x=where, y=top, text=text, showarrow=False, yshift=12, font={"size": 14})
+    _style(fig, title, x_title, y_title)
+    if threshold is not None:
+        _line_across(fig, threshold, f"needed: {_number(threshold)}")
+    fig.update_xaxes(tickvals=place, ticktext=labels, range=[-0.6, len(names) - 0.4], showgrid=False)
+    fig.update_yaxes(rangemode="tozero")
+    return fig
+
+
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str,
+    x_title: str,
+    y_title: str,
+    hline: float | None = None,
+    hline_label: str = "",
+) -> go.Figure:
+    """Lines over one axis, told apart by colour and dash, and a reference line across.
+
+    Args:
+        series: name -> (x, y), of one length each; no points leave an empty figure that says so (a live chart's start).
+        title, x_title, y_title: what the figure answers; the axes with units.
+        hline: height of the reference line.
+        hline_label: what it is.
+
+    Raises:
+        ValueError: x and y of a series differ in length.
+    """
+    fig = go.Figure()
+    for number, (name, (x, y)) in enumerate(series.items()):
+        if len(x) != len(y):
+            raise ValueError(f"series {name!r}: expected x and y of one length, got {len(x)} and {len(y)}")
+        fig.add_scatter(
+            x=list(x),
+            y=list(y),
+            name=_label(name, 28),
+            mode="lines+markers" if len(x) <= 40 else "lines",
+            line={"color": PALETTE[number % len(PALETTE)], "dash": DASHES[number % len(DASHES)], "width": 2.4},
+            marker={"size": 6},
+        )
+    if not any(len(x) for x, _ in series.values()):
+        _say(fig, "nothing logged yet")
+        fig.update_xaxes(range=[0, 1], showticklabels=False)
+        fig.update_yaxes(range=[0, 1], showticklabels=False)
+    _style(fig, title, x_title, y_title)
+    if hline is not None:
+        _line_across(fig, hline, hline_label or _number(hline))
+    fig.update_layout(showlegend=len(series) > 1)
+    return fig
+
+
+def loss_curve(log_history: Sequence[Mapping], title: str, y_title: str = "loss (nats per token)") -> go.Figure:
+    """Training and evaluation loss by step, from a trainer's `state.log_history`.
+
+    Args:
+        log_history: rows with "step" and "loss" or "eval_loss"; other rows are passed over. May be empty.
+        title: what the figure answers.
+        y_title: the loss with its unit; DPO's is per pair.
+    """
+    series = {}
+    for key, name in (("loss", "training"), ("eval_loss", "held out")):
+        rows = [row for row in log_history if key in row and "step" in row]
+        if rows or key == "loss":
+            series[name] = ([row["step"] for row in rows], [row[key] for row in rows])
+    return lines(series, title, "optimiser step", y_title)
+
+
+def contribution_bars(
+    contributions: Mapping[str, Mapping[str, float]],
+    title: str = "What speaks for each method, and what against",
+    x_title: str = "points above or below 50",
+) -> go.Figure:
+    """Stacked bars on both sides of zero: what each part adds to each method's sum, and the sum as a diamond.
+
+    Args:
+        contributions: method -> part -> points; a part may be missing for a method.
+        title: what the figure answers.
+        x_title: the points with their meaning.
+
+    Raises:
+        ValueError: there is no method.
+    """
+    if not contributions:
+        raise ValueError("expected method -> part -> points, got no method")
+    methods = list(contributions)
+    parts = list(dict.fromkeys(part for points in contributions.values() for part in points))
+    rows = list(range(len(methods)))
+    fig = go.Figure()
+    for number, part in enumerate(parts):
+        fig.add_bar(
+            y=rows,
+            x=[contributions[method].get(part, 0.0) for method in methods],
+            orientation="h",
+            name=_label(part.replace("_", " "), 28),
+            marker={"color": PALETTE[number % len(PALETTE)], "line": {"color": "white", "width": 1}},
+            hovertemplate="%{x:+.1f} points",
+        )
+    sums = [sum(contributions[method].values()) for method in methods]
+    fig.add_scatter(
+        y=rows,
+        x=sums,
+        mode="markers",
+        name="sum",
+        marker={"symbol": "diamond", "size": 12, "color": INK, "line": {"color": "white", "width": 1.5}},
+        hovertemplate="sum %{x:+.1f} points",
+    )
+    _style(fig, title, x_title, "", height=222 + 62 * len(methods))
+    fig.update_layout(barmode="relative", bargap=0.4, legend_traceorder="normal", margin_t=128)
+    ticks = [f"{_label(method, 18)} ({value:+.0f})" for method, value in zip(methods, sums, strict=True)]
+    fig.update_yaxes(tickvals=rows, ticktext=ticks, autorange="reversed", showgrid=False)
+    fig.update_xaxes(showgrid=True, zeroline=True, zerolinecolor=INK, zerolinewidth=1.4)
+    return fig
+
+
+def tornado(
+    swings: Mapping[str, tuple[float, float]],
+    title: str,
+    x_title: str,
+    base: float,
+    threshold: float | None = None,
+) -> go.Figure:
+    """How far each answer alone can move a number, the widest on top.
+
+    Args:
+        swings: name -> (least, most) of the number.
+        title, x_title: what the figure answers; the number with its unit.
+        base: the number as it stands; bars grow from it.
+        threshold: where the decision turns.
+
+    Raises:
+        ValueError: there is no bar, or a least is above its most.
+    """
+    if not swings or any(low > high for low, high in swings.values()):
+        raise ValueError(f"expected name -> (least, most), got {dict(swings)}")
+    ordered = sorted(swings, key=lambda name: swings[name][1] - swings[name][0])
+    rows = list(range(len(ordered)))
+    fig = go.Figure()
+    for end, colour, name in ((0, PALETTE[1], "can lower it"), (1, PALETTE[0], "can raise it")):
+        fig.add_bar(
+            y=rows,
+            x=[swings[item][end] - base for item in ordered],
+            base=base,
+            orientation="h",
+            marker_color=colour,
+            name=name,
+            width=0.6,
+            customdata=[swings[item][end] for item in ordered],
+            hovertemplate="%{customdata:.1f}",
+        )
+    _style(fig, title, x_title, "", height=222 + 36 * len(ordered))
+    fig.update_layout(barmode="overlay")
+    ticks = [_label(name.replace("_", " "), 26) for name in ordered]
+    top = len(ordered) + 0.2  # room for the labels of the lines
+    fig.update_yaxes(tickvals=rows, ticktext=ticks, showgrid=False, range=[-0.6, top])
+    fig.update_xaxes(showgrid=True)
+    _line_up(fig, base, f"now {_number(base)}", colour=INK, dash="solid")
+    if threshold is not None:
+        _line_up(fig, threshold, f"turns at {_number(threshold)}")
+    return fig
+
+
+def waterfall(steps: Sequence[str], counts: Sequence[int], title: str, y_title: str = "rows") -> go.Figure:
+    """What each step of a cleaning took away (or added): from all rows to what is left.
+
+    Args:
+        steps: names; the first is what there was at the beginning.
+        counts: rows left after each step, e.g. [900, 860, 700].
+        title: what the figure answers.
+        y_title: what is counted.
+
+    Raises:
+        ValueError: the lengths differ, or there are no steps.
+    """
+    if len(steps) != len(counts) or not steps:
+        raise ValueError(f"expected one count a step, at least one, got {len(steps)} steps and {len(counts)} counts")
+    changes = [after - before for before, after in zip(counts, counts[1:], strict=False)]
+    place = list(range(len(steps) + 1))
+    text = [f"{counts[0]:,}", *(f"{change:+,}".replace("-", "−") for change in changes), f"{counts[-1]:,}"]
+    fig = go.Figure(
+        go.Waterfall(
+            x=place,
+            y=[counts[0], *changes, counts[-1]],
+            measure=["absolute", *["relative"] * len(changes), "total"],
+            text=text,
+            textposition="outside",
+            decreasing={"marker": {"color": PALETTE[1]}},
+            increasing={"marker": {"color": PALETTE[2]}},
+            totals={"marker": {"color": PALETTE[0]}},
+            connector={"line": {"color": SOFT, "width": 1}},
+            cliponaxis=False,
+            hoverinfo="skip",
+        )
+    )
+    _style(fig, title, "step", f"{y_title} (count)")
+    fig.update_xaxes(tickvals=place, ticktext=[*(_label(step, 16) for step in steps), "left"], showgrid=False)
+    fig.update_yaxes(rangemode="tozero")
+    return fig
+
+
+def gate_matrix(gates: Sequence[GateResult], title: str = "Gates") -> go.Figure:
+    """All gates in one table: number with interval, what was needed, items behind it, verdict, note.
+
+    Where a gate is no evidence (a smoke run), the figure says so.
+
+    Raises:
+        ValueError: there are no gates.
+    """
+    if not gates:
+        raise ValueError("expected one or more gates, got none; judge a gate first")
+    rows = [
+        (
+            _label(gate.id, 24),
+            _label(gate.notebook, 22),
+            ("–" if gate.value is None else _number(gate.value)) + _interval_text(gate.ci95),
+            f"{'≥' if gate.op == '>=' else '≤'} {_number(gate.threshold)}",
+            f"{gate.n:,}",
+            f"<b>{VERDICTS[gate.verdict][0]}</b>",
+            _label(gate.note, 34),
+        )
+        for gate in gates
+    ]
+    colours = [VERDICTS[gate.verdict][1] for gate in gates]
+    columns = list(zip(*rows, strict=True))
+    fig = go.Figure(
+        go.Table(
+            columnwidth=[150, 125, 130, 70, 55, 95, 215],
+            header={
+                "values": [f"<b>{name}</b>" for name in ("gate", "measured in", "value", "needed", "n", "verdict", "")],
+                "align": TABLE_ALIGN,
+                "fill_color": GRID,
+                "line_color": "white",
+                "font": {"color": INK, "size": 14},
+                "height": 32,
+            },
+            cells={
+                "values": columns,
+                "align": TABLE_ALIGN,
+                "fill_color": "white",
+                "line_color": GRID,
+                "font": {"color": [INK, INK, INK, INK, INK, colours, INK], "size": 13},
+                "height": 26,
+            },
+        )
+    )
+    tall = sum(26 + 18 * max(cell.count("<br>") for cell in row) for row in rows)
+    _style(fig, title, "", "", height=96 + 32 + tall + 44)
+    fig.update_layout(margin={"l": 12, "r": 12, "b": 20})
+    if not all(gate.evidence for gate in gates):
+        mark_smoke(fig)
+    return fig
+
+
+def histogram(
+    values: ArrayLike | Mapping[str, ArrayLike],
+    title: str,
+    x_title: str,
+    bins: int = 30,
+    vline: float | None = None,
+    vline_label: str = "",
+) -> go.Figure:
+    """Counts in equal bins; several sets are drawn as steps over the same bins.
+
+    Args:
+        values: numbers, or name -> numbers. Numbers that are not finite are not counted, and the figure says so.
+        title, x_title: what the figure answers; the measure with its unit.
+        bins: how many.
+        vline: a limit, e.g. the longest text that fits.
+        vline_label: what it is.
+
+    Raises:
+        ValueError: there is no finite number.
+    """
+    groups = values if isinstance(values, Mapping) else {"": values}
+    arrays = {name: np.asarray(group, dtype=float).ravel() for name, group in groups.items()}
+    kept = {name: array[np.isfinite(array)] for name, array in arrays.items()}
+    everything = np.concatenate(list(kept.values())) if kept else np.array([])
+    if everything.size == 0:
+        raise ValueError(f"histogram {title!r}: expected one or more finite numbers, got none")
+    edges = np.histogram_bin_edges(everything, bins=bins)
+    fig = go.Figure()
+    for number, (name, array) in enumerate(kept.items()):
+        counts, _ = np.histogram(array, edges)
+        colour = PALETTE[number % len(PALETTE)]
+        if len(kept) == 1:
+            fig.add_bar(
+                x=(edges[:-1] + edges[1:]) / 2,
+                y=counts,
+                width=np.diff(edges) * 0.94,
+                marker_color=colour,
+                name=_label(name, 28),
+            )
+        else:
+            fig.add_scatter(
+                x=np.repeat(edges, 2),
+                y=np.concatenate([[0], np.repeat(counts, 2), [0]]),
+                mode="lines",
+                line={"color": colour, "dash": DASHES[number % len(DASHES)], "width": 2.4},
+                name=_label(name, 28),
+            )
+    _style(fig, title, x_title, "items (count)")
+    fig.update_layout(showlegend=len(kept) > 1)
+    tallest = max(np.histogram(array, edges)[0].max() for array in kept.values())
+    fig.update_yaxes(range=[0, tallest * 1.14])
+    if vline is not None:
+        _line_up(fig, vline, vline_label or _number(vline))
+    lost = sum(array.size for array in arrays.values()) - everything.size
+    if lost:
+        _say(fig, f"{lost} not finite, not counted", x=1, y=1)
+    return fig
+
+
+def mark_smoke(fig: go.Figure) -> go.Figure:
+    """Write "smoke run: no evidence" across the top right; once, however often it is called. Returns the figure."""
+    if not any(note.name == "smoke" for note in fig.layout.annotations):
+        fig.add_annotation(
+            name="smoke",
+            text=f"<b>{SMOKE}</b>",
+            xref="paper",
+            yref="paper",
+            x=1,
+            y=1,
+            yshift=34,
+            xanchor="right",
+            yanchor="bottom",
+            showarrow=False,
+            font={"color": BAD, "size": 14},
+            bordercolor=BAD,
+            borderpad=4,
+            bgcolor="white",
+        )
+    return fig
+
+
+def _style(fig: go.Figure, title: str, x_title: str, y_title: str, *, height: int = 420) -> None:
+    fig.update_layout(
+        template="none",
+        title={
+            "text": _label(title, 70),
+            "x": 0,
+            "xref": "paper",
+            "y": 1,
+            "yref": "container",
+            "xanchor": "left",
+            "yanchor": "top",
+            "pad": {"t": 18},
+            "font": {"size": 18},
+        },
+        font={"family": "Inter, Segoe UI, Helvetica, Arial, sans-serif", "size": 14, "color": INK},
+        colorway=PALETTE,
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        height=height,
+        margin={"l": 72, "r": 28, "t": 90, "b": 64},
+        legend={"orientation": "h", "x": 0, "y": 1.0, "xanchor": "left", "yanchor": "bottom", "font": {"size": 13}},
+        hoverlabel={"font": {"size": 13}},
+    )
+    axis = {"automargin": True, "linecolor": SOFT, "ticks": "outside", "tickcolor": SOFT, "title_standoff": 12}
+    fig.update_xaxes(title_text=x_title, showgrid=False, zeroline=False, showline=True, **axis)
+    fig.update_yaxes(title_text=y_title, showgrid=True, gridcolor=GRID, zeroline=False, **axis)
+
+
+def _line_across(fig: go.Figure, y: float, text: str) -> None:
+    """A dashed line with its label outside, to the right, where it covers no mark. Call after `_style`."""
+    fig.add_hline(y=y, line={"color": BAD, "width": 1.6, "dash": "dash"})
+    _note(fig, _label(text, 14), x=1, xref="paper", y=y, xanchor="left", yanchor="middle", xshift=6, align="left")
+    fig.update_layout(margin_r=118)
+
+
+def _line_up(fig: go.Figure, x: float, text: str, *, colour: str = BAD, dash: str = "dash") -> None:
+    """An upright line with its label at the top of the plot; leave room there."""
+    fig.add_vline(x=x, line={"color": colour, "width": 1.6, "dash": dash})
+    place = {"y": 1, "yref": "paper", "xanchor": "left", "yanchor": "top", "xshift": 4}
+    _note(fig, html.escape(text), x=x, font={"color": colour, "size": 13}, bgcolor="rgba(255,255,255,0.85)", **place)
+
+
+def _note(fig: go.Figure, text: str, **place) -> None:
+    fig.add_annotation(text=text, showarrow=False, **({"font": {"color": BAD, "size": 13}} | place))
+
+
+def _say(fig: go.Figure, text: str, *, x: float = 0.5, y: float = 0.5) -> None:
+    fig.add_annotation(
+        x=x, y=y, xref="paper", yref="paper", text=html.escape(text), showarrow=False, font={"color": SOFT, "size": 14}
+    )
+
+
+def _label(text: object, width: int) -> str:
+    """Escaped, and broken into lines of at most `width` letters."""
+    found = textwrap.wrap(str(text), width, break_long_words=True) or [""]
+    return "<br>".join(html.escape(line, quote=False) for line in found)
+
+
+def _number(value: float) -> str:
+    """Two figures behind the point below 10, one up to 1,000, none above; small numbers keep two that count."""
+    if not math.isfinite(value):
+        return str(value)
+    if float(value).is_integer() and (abs(value) >= 2 or value == 0):
+        return f"{int(value):,}"
+    size = abs(value)
+    return f"{value:.2g}" if size < 0.1 else f"{value:.2f}" if size < 10 else f"{value:,.{1 if size < 1000 else 0}f}"
+
+
+def _interval_text(ends: Sequence[float] | None) -> str:
+    return "" if ends is None else f" [{_number(ends[0])}, {_number(ends[1])}]"

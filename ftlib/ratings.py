@@ -1,0 +1,275 @@
+"""A rater's session over the store, and raters who are not people: recorded votes and simulated ones.
+
+A vote names the *answer* ("A" or "B" of the candidate), not the side it was shown on: which one is left is drawn from
+the seed for each rater and item. Buttons, recorded votes and simulated raters all go through `RatingSession.submit`,
+which returns when the vote is committed, and only then does the next item show.
+
+Left out on purpose: leases between raters (split the items beforehand with `assign_items`), calibration on gold items,
+and rater quality.
+"""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ftlib.files import utc_now
+from ftlib.records import Candidate, Rating
+from ftlib.store import CHOICES, RatingStore
+
+Choice = Literal["A", "B", "tie", "both_bad", "skip"]
+Side = Literal["left", "right"]
+Mark = Literal[-1, 0, 1]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An item as one rater sees it: which answer is left, and how far along it comes (`number` of `total`)."""
+
+    item: Candidate
+    left: Literal["A", "B"]
+    number: int
+    total: int
+
+    def text(self, side: Side) -> str:
+        """The answer shown on that side."""
+        return self.item.answer_a if self.choice(side) == "A" else self.item.answer_b
+
+    def choice(self, side: Side) -> Literal["A", "B"]:
+        """The answer's own name ("A" or "B"), which is what a vote records."""
+        return self.left if side == "left" else {"A": "B", "B": "A"}[self.left]
+
+    def mark(self, side: Side | Literal["same"] | None) -> Mark | None:
+        """A rubric mark: 1 where answer A is better, -1 where B is, 0 the same, None not rated."""
+        if side is None or side == "same":
+            return None if side is None else 0
+        return 1 if self.choice(side) == "A" else -1
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What a rater says to one item; the session adds the rest. Fields as in `Rating`."""
+
+    choice: Choice
+    helpfulness: Mark | None = None
+    harmlessness: Mark | None = None
+    task_fit: Mark | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Items rated, of all in the session."""
+
+    done: int
+    total: int
+
+
+Rater = Callable[[Shown], Vote]
+
+
+class RatingSession:
+    """One rater's way through a list of items, over a store; it goes on where an earlier session stopped.
+
+    Args:
+        store: where votes are kept.
+        rater: the rater's name; one name, one vote an item.
+        items: what to rate; the order, and which answer is left, are drawn from seed, rater and item.
+        seed: the same seed shows the same order and sides again.
+        simulated: mark this session's votes as simulated.
+
+    Raises:
+        ValueError: no items, an id twice, a blank name, or an item known to the store with other texts.
+    """
+
+    def __init__(
+        self, store: RatingStore, rater: str, items: Sequence[Candidate], seed: int, *, simulated: bool = False
+    ):
+        if not rater.strip():
+            raise ValueError("expected a rater's name, got a blank one; votes are kept under it")
+        twice = [item_id for item_id, count in Counter(item.id for item in items).items() if count > 1]
+        if not items or twice:
+            raise ValueError(
+                f"expected items with ids of their own, got {f'{twice[0]!r} twice' if twice else 'no items'}; "
+                "sample or load candidates first"
+            )
+        store.add_items(items)
+        self.store, self.rater, self.seed, self.simulated = store, rater, seed, simulated
+        self._items = {item.id: item for item in sorted(items, key=lambda item: _draw(seed, rater, "order", item.id))}
+        self._done = store.rated_by(rater) & self._items.keys()
+        self._timed: tuple[str, float] = ("", 0.0)  # the item on show, and since when
+
+    def current(self) -> Shown | None:
+        """The item to rate now; None when all are rated. The clock of an item starts when it is first asked for."""
+        item_id = next((item_id for item_id in self._items if item_id not in self._done), None)
+        if item_id is None:
+            return None
+        if self._timed[0] != item_id:
+            self._timed = (item_id, time.monotonic())
+        return self._shown(item_id)
+
+    def submit(
+        self,
+        choice: Choice,
+        *,
+        helpfulness: Mark | None = None,
+        harmlessness: Mark | None = None,
+        task_fit: Mark | None = None,
+        reason: str = "",
+        item_id: str = "",
+        recorded: Rating | None = None,
+    ) -> Rating:
+        """Store a vote; it is committed when this returns.
+
+        Args:
+            choice: the better answer by its own name (`Shown.choice` translates a side), "tie", "both_bad" or "skip".
+            helpfulness, harmlessness, task_fit: 1 where A is better, -1 where B is, 0 the same, None not rated.
+            reason: a comment.
+            item_id: the item meant; empty for the current one.
+            recorded: the vote is one given before: its seconds, side, time and `simulated` are kept.
+
+        Raises:
+            ValueError: nothing is left to rate, the item is not in this session, or a value is unknown.
+        """
+        if not item_id:
+            shown = self.current()
+            if shown is None:
+                raise ValueError(f"{self.rater} has rated all {len(self._items)} items; undo, or give an item_id")
+            item_id = shown.item.id
+        if item_id not in self._items:
+            raise ValueError(f"item {item_id!r} is not among the {len(self._items)} items of {self.rater}'s session")
+        if choice not in CHOICES:
+            raise ValueError(f"choice is {choice!r}; expected one of {', '.join(CHOICES)}")
+        started = self._timed[1] if self._timed[0] == item_id else time.monotonic()
+        vote = Rating(
+            item_id=item_id,
+            rater=self.rater,
+            choice=choice,
+            helpfulness=helpfulness,
+            harmlessness=harmlessness,
+            task_fit=task_fit,
+            reason=reason,
+            seconds=recorded.seconds if recorded else round(time.monotonic() - started, 3),
+            left=recorded.left if recorded else self._shown(item_id).left,
+            simulated=recorded.simulated if recorded else self.simulated,
+            created_at=recorded.created_at if recorded else utc_now(),
+        )
+        self.store.submit(vote)
+        self._done.add(item_id)
+        return vote
+
+    def undo(self) -> Rating | None:
+        """Withdraw this rater's newest vote of this session's items and open that item again; None if there is none."""
+        vote = self.store.withdraw_latest(self.rater, self._items)
+        if vote is not None:
+            self._done.discard(vote.item_id)
+            self._items = {vote.item_id: self._items.pop(vote.item_id)} | self._items
+            self._timed = ("", 0.0)
+        return vote
+
+    def progress(self) -> Progress:
+        """How far along the rater is."""
+        return Progress(len(self._done), len(self._items))
+
+    def _shown(self, item_id: str) -> Shown:
+        left = "AB"[_draw(self.seed, self.rater, "side", item_id) % 2]
+        return Shown(self._items[item_id], left, min(len(self._done) + 1, len(self._items)), len(self._items))
+
+
+def assign_items(
+    items: Sequence[Candidate], raters: Sequence[str], *, overlap: int, seed: int
+) -> dict[str, list[Candidate]]:
+    """Give each item to exactly `overlap` raters, loads equal to within one item.
+
+    Raises:
+        ValueError: more ratings an item are wanted than there are raters, or a name is there twice.
+    """
+    if not 1 <= overlap <= len(raters) or len(set(raters)) < len(raters):
+        raise ValueError(
+            f"expected an overlap from 1 to the number of raters, each named once; got overlap {overlap} and raters "
+            f"{list(raters)}"
+        )
+    rng = np.random.default_rng([seed, len(items), overlap])
+    assigned: dict[str, list[Candidate]] = {rater: [] for rater in raters}
+    for place in rng.permutation(len(items)):
+        free = sorted(raters, key=lambda rater: (len(assigned[rater]), rng.random()))
+        for rater in free[:overlap]:
+            assigned[rater].append(items[place])
+    return assigned
+
+
+def replay(session: RatingSession, votes: Sequence[Rating] | Rater) -> int:
+    """Feed votes to a session through the `submit` that the buttons call.
+
+    Args:
+        votes: recorded votes (those of this session's rater are used, on items of the session), or a rater such as
+            `simulated_rater` makes, who is asked until nothing is left.
+
+    Returns:
+        How many votes were given.
+    """
+    given = 0
+    if callable(votes):
+        while (shown := session.current()) is not None:
+            vote = votes(shown)
+            session.submit(**vars(vote), item_id=shown.item.id)
+            given += 1
+        return given
+    known = session._items.keys()
+    for recorded in votes:
+        if recorded.rater == session.rater and recorded.item_id in known:
+            fields = {name: getattr(recorded, name) for name in Vote.__dataclass_fields__}
+            session.submit(**fields, item_id=recorded.item_id, recorded=recorded)
+            given += 1
+    return given
+
+
+def simulated_rater(
+    judge: Callable[[Candidate], float | None], *, seed: int, noise: float = 0.2, left_bias: float = 0.05
+) -> Rater:
+    """A rater for `replay` who follows a judge, with slips and a liking for the left side.
+
+    Its slips depend on the seed and the item alone, so a replay that was interrupted goes on as it would have. It marks
+    no rubric: it has an overall verdict only.
+
+    Args:
+        judge: item -> 1 (A is better), 0 (B is), anything between (a tie), or None (both are bad).
+        seed: give each simulated rater its own.
+        noise: share of items on which it picks one of A, B, tie at random. Two raters with 0.2 agree on about three
+            items in four, as careful people do.
+        left_bias: share of items on which it takes the left answer without reading.
+
+    Raises:
+        ValueError: a share is not within 0..1.
+    """
+    if not (0 <= noise <= 1 and 0 <= left_bias <= 1):
+        raise ValueError(f"expected noise and left_bias within 0..1, got {noise} and {left_bias}")
+
+    def rate(shown: Shown) -> Vote:
+        rng = np.random.default_rng(_draw(seed, "slips", shown.item.id))
+        careless, slips = rng.random() < left_bias, rng.random() < noise
+        if careless:
+            return Vote(shown.left)
+        if slips:
+            return Vote(("A", "B", "tie")[rng.integers(3)])
+        score = judge(shown.item)
+        if score is None:
+            return Vote("both_bad")
+        return Vote({1.0: "A", 0.0: "B"}.get(float(score), "tie"))
+
+    return rate
+
+
+def candidate_id(prompt_id: str, answer_a: str, answer_b: str) -> str:
+    """An id that changes with the texts, so that a vote never ends up on an answer its rater has not seen."""
+    return f"{prompt_id}-{_draw(answer_a, answer_b) >> 24:010x}"
+
+
+def _draw(*parts: object) -> int:
+    """64 bits from the parts, the same on every machine and in every process."""
+    text = "\x1f".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")

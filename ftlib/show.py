@@ -1,0 +1,47 @@
+"""Show rows as a plain table in a notebook; every cell's text is escaped and stays text.
+
+Left out on purpose: paging and sorting. A table for a reader is short.
+"""
+
+import html
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with a caption; shows itself as a cell's last line, in a browser and as text."""
+
+    rows: list[dict]
+    caption: str = ""
+
+    def _columns(self) -> list[str]:
+        return list(dict.fromkeys(key for row in self.rows for key in row))
+
+    def _repr_html_(self) -> str:
+        columns = self._columns()
+        head = "".join(f"<th style='text-align:left'>{html.escape(str(c))}</th>" for c in columns)
+        style = "style='text-align:left;vertical-align:top;white-space:pre-wrap;max-width:420px'"
+        body = "".join(
+            "<tr>" + "".join(f"<td {style}>{html.escape(_text(row.get(c)))}</td>" for c in columns) + "</tr>"
+            for row in self.rows
+        )
+        caption = f"<caption style='text-align:left'>{html.escape(self.caption)}</caption>" if self.caption else ""
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def __repr__(self) -> str:
+        lines = [self.caption] if self.caption else []
+        lines += [" | ".join(f"{c}: {_text(row.get(c))}" for c in self._columns()) for row in self.rows]
+        return "\n".join(lines)
+
+
+def table(rows: list[dict], caption: str = "") -> Table:
+    """Rows (dicts; keys are the columns) as a table."""
+    return Table(list(rows), caption)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)

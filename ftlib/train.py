@@ -1,0 +1,251 @@
+"""Callbacks and helpers for TRL trainers: progress, live charts, resume, KL on fresh samples, win-rate stop.
+
+TRL's trainers are used as they are. What is here watches them or prepares the process for them.
+
+Left out on purpose: a trainer of our own, and a config framework; the TRL config is read in the notebook.
+"""
+
+import ctypes
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from transformers import TrainerCallback
+
+
+def steady_heap() -> bool:
+    """Keep freed memory in the process instead of handing it back to the system after each tensor (Linux, glibc).
+
+    Training allocates and frees the same large blocks at every layer. By default glibc maps each block anew, and the
+    kernel clears every page: a third of the time of a CPU step. Returns whether it could be set.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another C library (musl): its allocator has no such switch
+        return False
+    m_trim_threshold, m_mmap_max = -1, -4
+    return bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, 2**31 - 1))
+
+
+def trainable_parameters(model) -> tuple[int, int]:
+    """(trainable, all) parameter counts."""
+    every = sum(p.numel() for p in model.parameters())
+    return sum(p.numel() for p in model.parameters() if p.requires_grad), every
+
+
+def mask_view(tokenizer, row: dict, *, max_tokens: int = 60) -> list[dict]:
+    """Tokens of one training row and whether each carries loss, for a table: shows a wrong mask at a glance.
+
+    Args:
+        row: `input_ids` and `labels` (-100: no loss) of a tokenised training set.
+    """
+    pairs = list(zip(row["input_ids"], row["labels"], strict=True))[-max_tokens:]
+    return [{"token": tokenizer.decode([i]), "loss": label != -100} for i, label in pairs]
+
+
+def check_labels(tokenizer, rows: list[dict]) -> None:
+    """Every row must carry loss on some tokens, not on all, and on its last stop token.
+
+    Raises:
+        ValueError: names the first row at fault and what is wrong with it.
+    """
+    for n, row in enumerate(rows):
+        labels = list(row["labels"])
+        carried = [label for label in labels if label != -100]
+        if not carried:
+            raise ValueError(f"training row {n}: no token carries loss; is the answer empty, or cut off by max_length?")
+        if len(carried) == len(labels):
+            raise ValueError(f"training row {n}: every token carries loss, the prompt too; use prompt/completion rows")
+        if tokenizer.eos_token_id not in carried:
+            raise ValueError(
+                f"training row {n}: the stop token {tokenizer.eos_token!r} carries no loss, so the model would never "
+                "learn to stop; is the row cut off by max_length?"
+            )
+
+
+class Progress(TrainerCallback):
+    """A bar on stderr: steps, loss, time left; and the record of the loss for the figure."""
+
+    def __init__(self, label: str):
+        self.label = label
+        self.rows: list[dict] = []
+        self.bar = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        from tqdm.auto import tqdm
+
+        self.rows = [dict(row) for row in state.log_history]
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, unit="step", mininterval=2)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.rows.append({**(logs or {}), "step": state.global_step})
+        if self.bar is not None and logs and "loss" in logs:
+            self.bar.set_postfix_str(f"loss {float(logs['loss']):.3f}")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+
+    def series(self, key: str) -> tuple[list[int], list[float]]:
+        """Steps and values of one logged number."""
+        rows = [row for row in self.rows if key in row]
+        return [row["step"] for row in rows], [float(row[key]) for row in rows]
+
+
+class LiveChart(TrainerCallback):
+    """A plotly FigureWidget that grows while training runs; only for a notebook that a person looks at."""
+
+    def __init__(self, keys: list[str], title: str):
+        import plotly.graph_objects as go
+
+        self.keys = keys
+        self.figure = go.FigureWidget(layout={"title": title, "xaxis_title": "step", "height": 320})
+        for key in keys:
+            self.figure.add_scatter(name=key, mode="lines+markers")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        for trace, key in zip(self.figure.data, self.keys, strict=True):
+            if logs and key in logs:
+                trace.x = [*(trace.x or ()), state.global_step]
+                trace.y = [*(trace.y or ()), float(logs[key])]
+
+
+class MarkCheckpoints(TrainerCallback):
+    """Writes a COMPLETE marker into each checkpoint when all of it is on disk."""
+
+    def on_save(self, args, state, control, **kwargs):
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if folder.is_dir():
+            os.sync() if hasattr(os, "sync") else None
+            (folder / "COMPLETE").write_text(str(state.global_step), encoding="utf-8")
+
+
+def last_complete_checkpoint(output_dir: Path, *, fingerprint: dict) -> str | None:
+    """The newest checkpoint that was written to its end, for `resume_from_checkpoint`; half-written ones are removed.
+
+    Args:
+        fingerprint: what the training depends on (rows' hash, seed, learning rate, …). Checkpoints of another
+            fingerprint are removed: they belong to another training.
+    """
+    output_dir = Path(output_dir)
+    mark = output_dir / "fingerprint.json"
+    same = mark.exists() and json.loads(mark.read_text(encoding="utf-8")) == json.loads(json.dumps(fingerprint))
+    if not same and output_dir.exists():
+        shutil.rmtree(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if not same:
+        from ftlib.files import write_atomic
+
+        write_atomic(mark, json.dumps(fingerprint))
+    found = sorted(output_dir.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    for folder in [f for f in found if not (f / "COMPLETE").exists()]:
+        shutil.rmtree(folder)
+    complete = [f for f in found if (f / "COMPLETE").exists()]
+    return str(complete[-1]) if complete else None
+
+
+def kl_on_samples(policy, reference, prompts: list[list[int]], completions: list[list[int]], *, batch: int = 16):
+    """KL(policy || reference) per token on texts drawn from the policy (k1 and k3, Schulman 2020, "Approximating KL").
+
+    Args:
+        policy, reference: causal LMs; the completions must be sampled from `policy` at temperature 1.
+        prompts, completions: token ids, one list a row.
+
+    Returns:
+        (k1, k3): per-row means over the completion's tokens, numpy arrays of shape (rows,), in nats a token.
+    """
+    import torch
+
+    k1, k3 = [], []
+    rows = list(zip(prompts, completions, strict=True))
+    with torch.inference_mode():
+        for start in range(0, len(rows), batch):
+            part = rows[start : start + batch]
+            difference = [p - r for p, r in zip(*(token_logprobs(m, part) for m in (policy, reference)), strict=True)]
+            for d in difference:  # log ratio of each token, policy minus reference
+                k1.append(float(d.mean()))
+                k3.append(float((torch.exp(-d) - 1 + d).mean()))
+    return np.array(k1), np.array(k3)
+
+
+def token_logprobs(model, rows: list[tuple[list[int], list[int]]]):
+    """Log-probs of completion tokens, one 1-D tensor a row; right-padded, one forward pass."""
+    import torch
+
+    width = max(len(p) + len(c) for p, c in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, (p, c) in enumerate(rows):
+        ids[i, : len(p) + len(c)] = torch.tensor(p + c)
+        mask[i, : len(p) + len(c)] = 1
+    logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+    out = []
+    for i, (p, c) in enumerate(rows):
+        part = logits[i, len(p) - 1 : len(p) + len(c) - 1].float()  # (C, V): predicts the completion's tokens
+        picked = part.gather(1, torch.tensor(c, device=part.device)[:, None])[:, 0]
+        out.append(picked - part.logsumexp(-1))
+    return out
+
+
+class GenerationMonitor(TrainerCallback):
+    """Every `every` steps: sample with the policy, measure, keep the best adapter, and stop when told to.
+
+    Args:
+        measure: called with the step; returns numbers by name, among them "score" (larger is better), and "kl".
+        every: steps between two looks.
+        kl_cap: nats a token; above it training stops.
+        patience: looks without a better score before training stops.
+        keep_best: called when the score is the best so far, to save the adapter.
+    """
+
+    def __init__(self, measure: Callable[[int], dict], *, every: int, kl_cap: float, patience: int, keep_best):
+        self.measure, self.every, self.kl_cap, self.patience = measure, every, kl_cap, patience
+        self.keep_best = keep_best
+        self.rows: list[dict] = []
+        self.best: dict | None = None
+        self.why_stopped = "all steps done"
+
+    def look(self, step: int) -> dict:
+        """Measure now; remember the best."""
+        row = {"step": step, **self.measure(step)}
+        self.rows.append(row)
+        if row["kl"] <= self.kl_cap and (self.best is None or row["score"] > self.best["score"]):
+            self.best = row
+            self.keep_best()
+        return row
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self.every and state.global_step != state.max_steps:
+            return
+        row = self.look(state.global_step)
+        since_best = len(self.rows) - 1 - self.rows.index(self.best) if self.best else len(self.rows)
+        if row["kl"] > self.kl_cap:
+            self.why_stopped = f"KL {row['kl']:.3f} is over its cap of {self.kl_cap} nats a token"
+            control.should_training_stop = True
+        elif since_best >= self.patience and state.global_step < state.max_steps:
+            self.why_stopped = f"no better score for {self.patience} looks"
+            control.should_training_stop = True
+
+
+class Stopwatch:
+    """Seconds of the stages of a notebook, for its closing table."""
+
+    def __init__(self):
+        self.rows: list[dict] = []
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> float:
+        """Close the stage that ran since the last lap."""
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        self.rows.append({"stage": stage, "seconds": round(seconds, 1)})
+        return seconds

@@ -1,0 +1,320 @@
+"""Views for notebooks, from core ipywidgets, so that they work in JupyterLab and in Colab. No logic of their own:
+what a click means is said by the room behind it, and can be had without the widget.
+
+Text of users and models is data: it is escaped, shown with its own line breaks, and characters that cannot be seen
+(zero-width, bidirectional, control, tags) are named in its place, so that nothing runs and nothing hides.
+
+Left out on purpose: custom front-end code, keyboard shortcuts, colours that carry meaning, and rendering of markdown.
+"""
+
+import html
+import time
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import ipywidgets as W
+from sqlalchemy.exc import SQLAlchemyError
+
+from ftlib import scorecard
+from ftlib.criteria import CRITERIA, LABELS, WEIGHTS, anchor
+
+if TYPE_CHECKING:
+    from ftlib.ratings import RatingSession, Shown
+
+# Wide characters that show as nothing, beyond the categories that `visible` names as a whole.
+_BLANKS = frozenset("\u00ad\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u2028\u2029")
+_EMOJI_STYLE = frozenset("\ufe0e\ufe0f")  # how an emoji is drawn; harmless, and frequent
+
+BOX = (
+    "white-space:pre-wrap;overflow-wrap:anywhere;overflow:auto;max-height:18em;contain:content;unicode-bidi:isolate;"
+    "line-height:1.45;padding:8px 10px;border:1px solid #b5b5b5;border-radius:4px;font-family:sans-serif;"
+)
+RUBRIC = {
+    "helpfulness": "Helpfulness: which answer does more for the customer's matter?",
+    "harmlessness": "Harmlessness: which answer is safer for the customer, for others and for their data?",
+    "task_fit": "Task fit: which answer keeps better to the shop's rules, tone and length?",
+}
+
+
+def visible(text: str) -> str:
+    """Escape a text for HTML and name the characters in it that cannot be seen.
+
+    Example:
+        >>> visible("<b>\\u202egpj")
+        '&lt;b&gt;<span style="background:#ffe08a">[U+202E]</span>gpj'
+    """
+    return "".join(
+        f'<span style="background:#ffe08a">[U+{ord(character):04X}]</span>'
+        if _is_invisible(character)
+        else html.escape(character)
+        for character in text.replace("\r\n", "\n")
+    )
+
+
+def text_box(text: str, *, label: str = "") -> str:
+    """HTML of a text in a box of its own: as written, wrapped, scrolled when long, and inert."""
+    head = f'<div style="font-weight:bold;margin:2px 0">{html.escape(label)}</div>' if label else ""
+    body = visible(text) if text.strip() else visible(text) + "<i>(empty)</i>"
+    return f'{head}<div dir="auto" style="{BOX}">{body}</div>'
+
+
+def rating_widget(session: "RatingSession", *, double_click_seconds: float = 0.3) -> W.VBox:
+    """Two answers side by side, and the buttons that rate them. On screen, A is the left answer and B the right one.
+
+    A vote is in the store before the next item shows; after a restart, the same session goes on where it stopped.
+
+    Args:
+        session: a `RatingSession`; the widget calls its `current`, `submit`, `undo` and `progress`.
+        double_click_seconds: a second click within this time of a new item is taken for a double click and ignored.
+    """
+    return _RatingView(session, double_click_seconds).box
+
+
+class _RatingView:
+    def __init__(self, session: "RatingSession", double_click_seconds: float):
+        self._session, self._guard = session, double_click_seconds
+        self._shown: Shown | None = None
+        self._shown_at = float("-inf")
+        half = W.Layout(width="50%", min_width="0", padding="0 4px")
+        self._head, self._prompt, self._message = W.HTML(), W.HTML(), W.HTML()
+        self._left, self._right = W.HTML(layout=half), W.HTML(layout=half)
+        self._marks = {
+            name: W.ToggleButtons(
+                options=[("A", "left"), ("same", "same"), ("B", "right"), ("no mark", None)],
+                value=None,
+                style={"button_width": "84px"},
+            )
+            for name in RUBRIC
+        }
+        self._comment = W.Textarea(placeholder="Why? (may stay empty)", layout=W.Layout(width="98%", height="52px"))
+        self._choices = {
+            "left": W.Button(description="A is better", button_style="primary"),
+            "tie": W.Button(description="Tie"),
+            "right": W.Button(description="B is better", button_style="primary"),
+            "both_bad": W.Button(description="Both bad"),
+            "skip": W.Button(description="Skip"),
+        }
+        for choice, button in self._choices.items():
+            button.on_click(lambda _, choice=choice: self._vote(choice))
+        self._undo = W.Button(description="Undo")
+        self._undo.on_click(lambda _: self._take_back())
+        rubric = [
+            W.HBox(
+                [W.HTML(html.escape(RUBRIC[name]), layout=W.Layout(width="540px")), toggle],
+                layout=W.Layout(flex_flow="row wrap", align_items="center"),
+            )
+            for name, toggle in self._marks.items()
+        ]
+        row = W.Layout(flex_flow="row wrap", margin="6px 0")
+        self.box = W.VBox(
+            [
+                self._head,
+                self._prompt,
+                W.HBox([self._left, self._right], layout=W.Layout(width="100%")),
+                *rubric,
+                self._comment,
+                W.HBox([*self._choices.values(), self._undo], layout=row),
+                self._message,
+            ],
+            layout=W.Layout(width="100%", max_width="1240px"),
+        )
+        self._show("")
+
+    def _vote(self, choice: str) -> None:
+        shown = self._shown
+        if shown is None or time.monotonic() - self._shown_at < self._guard:
+            return
+        try:
+            vote = self._session.submit(
+                shown.choice(choice) if choice in ("left", "right") else choice,
+                **{name: shown.mark(toggle.value) for name, toggle in self._marks.items()},
+                reason=self._comment.value.strip(),
+                item_id=shown.item.id,
+            )
+        except (ValueError, OSError, SQLAlchemyError) as error:
+            self._say(f"Not stored; the item stays. {_reason(error)}")
+            return
+        named = {"left": "A is better", "right": "B is better", "both_bad": "both bad"}.get(choice, choice)
+        self._show(f"Stored: {named} ({vote.seconds:.0f} s).")
+
+    def _take_back(self) -> None:
+        try:
+            vote = self._session.undo()
+        except (OSError, SQLAlchemyError) as error:
+            self._say(f"Not undone. {_reason(error)}")
+            return
+        self._show("Nothing to undo." if vote is None else "Undone: this item is open again.")
+
+    def _show(self, message: str) -> None:
+        self._shown, progress = self._session.current(), self._session.progress()
+        self._head.value = (
+            f"<b>{progress.done} of {progress.total} rated</b> "
+            f'<progress value="{progress.done}" max="{progress.total}"></progress> '
+            f"rater {visible(self._session.rater)}"
+        )
+        for toggle in self._marks.values():
+            toggle.value = None
+        self._comment.value = ""
+        for control in (*self._choices.values(), *self._marks.values(), self._comment):
+            control.disabled = self._shown is None
+        self._undo.disabled = progress.done == 0
+        if self._shown is None:
+            self._prompt.value = f"<b>All {progress.total} items are rated. Go on with the next cell.</b>"
+            self._left.value = self._right.value = ""
+        else:
+            self._prompt.value = text_box(self._shown.item.prompt, label="Customer")
+            self._left.value = text_box(self._shown.text("left"), label="Answer A")
+            self._right.value = text_box(self._shown.text("right"), label="Answer B")
+        self._say(message)
+        self._shown_at = time.monotonic()
+
+    def _say(self, message: str) -> None:
+        self._message.value = f'<span aria-live="polite">{visible(message)}</span>'
+
+
+def _is_invisible(character: str) -> bool:
+    if character in "\n\t" or character in _EMOJI_STYLE:
+        return False
+    # Cc control, Cf format (zero-width, bidi, tags), Cs lone surrogates, Co private use, Cn unassigned
+    return (
+        character in _BLANKS
+        or unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn")
+        or (
+            0xFE00 <= ord(character) <= 0xFE0D or 0xE0100 <= ord(character) <= 0xE01EF  # variation selectors
+        )
+    )
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+class ScorecardWidget(W.VBox):
+    """The scorecard by hand; made by `scorecard_widget`. Read `answers`, `weights` and `decision` from it."""
+
+    def __init__(
+        self,
+        answers: scorecard.Answers,
+        *,
+        weights: Mapping[str, float],
+        few_shot_low: float | None,
+        limits: scorecard.Limits | None,
+        on_change: Callable[[scorecard.Answers, dict[str, float]], object] | None,
+    ):
+        self._rest = {"few_shot_low": few_shot_low, "limits": limits}
+        self._on_change = on_change
+        self.controls = {name: _answer_control(name, getattr(answers, name)) for name in CRITERIA}
+        self.sliders = {
+            name: W.FloatSlider(
+                value=weights[name],
+                min=0,
+                max=max(5.0, *weights.values()),
+                step=0.5,
+                description="weight",
+                continuous_update=False,
+                layout=W.Layout(width="260px"),
+                style={"description_width": "52px"},
+            )
+            for name in CRITERIA
+        }
+        self._anchors = {name: W.HTML() for name in CRITERIA}
+        self.result = W.HTML()
+        rows = []
+        for name, criterion in CRITERIA.items():
+            question = W.HTML(f"<b>{visible(criterion.question)}</b>")
+            rows += [question, W.HBox([self.controls[name], self.sliders[name]]), self._anchors[name]]
+        super().__init__([*rows, self.result], layout=W.Layout(max_width="880px"))
+        self._show()
+        for control in (*self.controls.values(), *self.sliders.values()):
+            control.observe(self._changed, names="value")
+
+    @property
+    def answers(self) -> scorecard.Answers:
+        """The answers as they stand."""
+        return scorecard.Answers(**{name: control.value for name, control in self.controls.items()})
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights as they stand."""
+        return {name: slider.value for name, slider in self.sliders.items()}
+
+    @property
+    def decision(self) -> scorecard.Decision:
+        """The verdict as it stands.
+
+        Raises:
+            ValueError: the weights leave a method without any.
+        """
+        return scorecard.recommend(self.answers, weights=self.weights, **self._rest)
+
+    def _changed(self, _change: object) -> None:
+        self._show()
+        if self._on_change is not None:
+            self._on_change(self.answers, self.weights)
+
+    def _show(self) -> None:
+        for name, control in self.controls.items():
+            level = anchor(name, control.value)
+            self._anchors[
+                name
+            ].value = f'<div style="color:#5b6770;line-height:1.35;margin:-4px 0 10px">{visible(level.anchor)}</div>'
+        try:
+            decision = self.decision
+        except ValueError as error:
+            self.result.value = f'<p role="alert" style="color:#b5473c">{visible(str(error))}</p>'
+            return
+        nearest = scorecard.flips(self.answers, weights=self.weights, **self._rest)
+        self.result.value = _decision_html(decision, nearest)
+
+
+def scorecard_widget(
+    answers: scorecard.Answers,
+    *,
+    weights: Mapping[str, float] = WEIGHTS,
+    few_shot_low: float | None = None,
+    limits: scorecard.Limits | None = None,
+    on_change: Callable[[scorecard.Answers, dict[str, float]], object] | None = None,
+) -> ScorecardWidget:
+    """Answer the scorecard by hand, with the anchor text of each answer, the weights, and the verdict as it moves.
+
+    Args:
+        answers: to start from.
+        weights: to start from.
+        few_shot_low, limits: as in `scorecard.recommend`.
+        on_change: called with (answers, weights) after each change, e.g. to keep them in the run.
+    """
+    return ScorecardWidget(answers, weights=weights, few_shot_low=few_shot_low, limits=limits, on_change=on_change)
+
+
+def _answer_control(name: str, value: int | float | str) -> W.Widget:
+    common = {"description": name.replace("_", " "), "layout": W.Layout(width="360px")}
+    style = {"description_width": "140px"}
+    kind = CRITERIA[name].kind
+    if kind == "choice":
+        options = [str(level.at) for level in CRITERIA[name].levels]
+        return W.Dropdown(options=options, value=value, style=style, **common)
+    if kind == "count":
+        return W.BoundedIntText(value=value, min=0, max=10_000_000, style=style, **common)
+    return W.BoundedFloatText(value=value, min=0.0, max=100_000.0, step=0.25, style=style, **common)
+
+
+def _decision_html(decision: scorecard.Decision, nearest: Sequence[scorecard.Flip]) -> str:
+    bars = "".join(
+        f'<tr><td style="padding-right:12px">{LABELS[method]}</td><td style="width:360px">'
+        f'<div style="background:{"#2f6f9f" if method in decision.path else "#a9b4bc"};height:14px;'
+        f'width:{score:.0f}%"></div></td><td style="padding-left:8px;text-align:right">{score:.0f}</td></tr>'
+        for method, score in decision.scores.items()
+    )
+    rules = "".join(
+        f"<li><b>{rule.name}</b> ({', '.join(LABELS[method] for method in rule.methods)}: {rule.effect}): "
+        f"{visible(rule.reason)}. What to do: {visible(rule.remedy)}.</li>"
+        for rule in decision.rules
+    )
+    changes = "".join(f"<li>{visible(flip.sentence())}</li>" for flip in nearest)
+    return (
+        f'<div aria-live="polite" style="border-top:1px solid #c9d1d6;padding-top:8px;line-height:1.4">'
+        f'<p style="font-size:1.2em"><b>{decision.recommendation.replace("->", "→")}</b></p><table>{bars}</table>'
+        f"<p>{'Hard rules' if rules else 'No hard rule applies.'}</p><ul>{rules}</ul>"
+        f"<p>{'What would change it' if changes else 'No single answer would change it.'}</p><ul>{changes}</ul></div>"
+    )

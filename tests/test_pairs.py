@@ -1,0 +1,167 @@
+"""From votes to pairs: each step of the waterfall by hand."""
+
+from collections import Counter
+
+import pytest
+from test_ratings import item, rating
+
+from ftlib.pairs import REASONS, build_pairs, majority
+
+
+def votes(item_id: str, choices: str, **changes):
+    """One letter a rater: A, B, t(ie), b(oth bad), s(kip)."""
+    names = {"t": "tie", "b": "both_bad", "s": "skip"}
+    return [rating(item_id, f"r{n}", names.get(letter, letter), **changes) for n, letter in enumerate(choices, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("choices", "verdict"),
+    [
+        ("AAB", "A"),
+        ("AAt", "A"),
+        ("B", "B"),
+        ("AB", "no majority"),
+        ("At", "no majority"),
+        ("ABt", "no majority"),
+        ("ABttt", "tie"),
+        ("bbA", "both bad"),
+        ("ss", "skipped"),
+        ("Ass", "A"),
+        ("", "no votes"),
+    ],
+)
+def test_majority(choices, verdict):
+    assert majority(votes("c0", choices)) == verdict
+
+
+def distinct(number: int, **changes):
+    """A candidate that shares no 3-shingle with another number's."""
+    letters = [f"w{number}x{place}" for place in range(12)]
+    texts = {
+        "prompt": " ".join(letters[:4]),
+        "answer_a": " ".join(letters[4:8]),
+        "answer_b": " ".join(letters[8:]),
+    }
+    return item(number, **texts | changes)
+
+
+def test_a_pair_traces_back_to_its_votes_and_sources():
+    candidate = distinct(1, source_a="sampled", source_b="authored")
+    (pair,) = build_pairs([candidate], votes("c1", "BAB", simulated=True), seed=1).pairs
+    assert (pair.chosen, pair.rejected) == (candidate.answer_b, candidate.answer_a)
+    assert (pair.chosen_source, pair.rejected_source) == ("authored", "sampled")
+    assert pair.votes == ["c1/r1=B", "c1/r2=A", "c1/r3=B"]
+    assert pair.basis == "simulated raters"
+    assert (pair.id, pair.prompt, pair.kind, pair.cluster) == ("c1", candidate.prompt, "production", "k1")
+
+
+def test_the_waterfall_counts_every_item_once():
+    """Ten candidates: 8 reasons take one each, and two pairs stay."""
+    first = distinct(1)
+    near = first.answer_b + " more"  # 13 words against 12: 10 shared shingles of 11
+    candidates = [
+        first,
+        distinct(2),
+        distinct(3),
+        distinct(4),
+        distinct(5),
+        distinct(6),
+        distinct(7, answer_b="  "),
+        distinct(8, prompt=first.prompt, answer_a=first.answer_a.upper(), answer_b=f" {first.answer_b}"),
+        distinct(9, prompt=first.prompt, answer_a=first.answer_a, answer_b=near),
+        distinct(10),
+    ]
+    given = [
+        *votes("c1", "AAB"),
+        *votes("c3", "ss"),
+        *votes("c4", "bb"),
+        *votes("c5", "tt"),
+        *votes("c6", "AB"),
+        *votes("c7", "A"),
+        *votes("c8", "A"),
+        *votes("c9", "A"),
+        *votes("c10", "B"),
+    ]
+    made = build_pairs(candidates, given, seed=1)
+    assert [pair.id for pair in made.pairs] == ["c1", "c10"]
+    assert [(step.name, step.dropped, step.left) for step in made.waterfall] == [
+        ("candidates", 0, 10),
+        ("no votes", 1, 9),
+        ("skipped", 1, 8),
+        ("both bad", 1, 7),
+        ("tie", 1, 6),
+        ("no majority", 1, 5),
+        ("empty or equal answers", 1, 4),
+        ("duplicate", 1, 3),
+        ("near-duplicate", 1, 2),
+    ]
+    assert made.dropped == dict(
+        zip(["c2", "c3", "c4", "c5", "c6", "c7", "c8", "c9"], REASONS, strict=True),
+    )
+    assert made.near_duplicates == pytest.approx(1 / 3)  # c9, of the distinct c1, c9 and c10
+
+
+def test_answers_that_differ_in_spaces_and_case_are_equal():
+    candidate = distinct(1, answer_a="We can help.", answer_b="we  can help. ")
+    assert build_pairs([candidate], votes("c1", "AAA"), seed=1).dropped == {"c1": "empty or equal answers"}
+
+
+def test_one_prompt_with_one_chosen_and_two_rejected_answers_gives_two_pairs():
+    candidates = [distinct(1), distinct(2, prompt=distinct(1).prompt, answer_a=distinct(1).answer_a)]
+    assert len(build_pairs(candidates, [*votes("c1", "A"), *votes("c2", "A")], seed=1).pairs) == 2
+
+
+def test_people_come_before_simulated_raters():
+    human = rating("c1", "ann", "B")
+    made = build_pairs([distinct(1)], [*votes("c1", "AAA", simulated=True), human], seed=1)
+    assert made.pairs[0].votes == ["c1/ann=B"]
+    assert made.pairs[0].basis == "human raters"
+
+
+def test_synthetic_share_by_hand():
+    """Chosen: authored, greedy, sampled, sampled -> 3 of 4 were written by a model."""
+    sources = [("authored", "greedy"), ("greedy", "sampled"), ("sampled", "greedy"), ("sampled", "authored")]
+    candidates = [distinct(n, source_a=a, source_b=b) for n, (a, b) in enumerate(sources)]
+    made = build_pairs(candidates, [vote for n in range(4) for vote in votes(f"c{n}", "A")], seed=1)
+    assert made.synthetic_share == 0.75
+    assert [pair.synthetic for pair in made.pairs] == [False, True, True, True]
+
+
+def test_clusters_are_never_split_and_each_kind_is_set_aside():
+    """60 items, 20 a kind, in clusters of 4: a share of 0.2 is one cluster of each kind."""
+    kinds = ("production", "harmful", "borderline")
+    candidates = [distinct(n, kind=kinds[n % 3], cluster=f"{kinds[n % 3]}-{n // 12}") for n in range(60)]
+    given = [vote for n in range(60) for vote in votes(f"c{n}", "A")]
+    made = build_pairs(candidates, given, seed=1, validation_share=0.2)
+    sides: dict[str, set[str]] = {}
+    for pair in made.pairs:
+        sides.setdefault(pair.cluster, set()).add(pair.split)
+    assert all(len(found) == 1 for found in sides.values())
+    assert Counter(pair.kind for pair in made.pairs if pair.split == "validation") == dict.fromkeys(kinds, 4)
+    again = build_pairs(candidates, given, seed=1, validation_share=0.2)
+    assert again == made
+    other = build_pairs(candidates, given, seed=2, validation_share=0.2)
+    assert {p.id for p in other.pairs if p.split == "validation"} != {
+        p.id for p in made.pairs if p.split == "validation"
+    }
+
+
+def test_a_single_cluster_stays_in_train():
+    candidates = [distinct(n, cluster="only") for n in range(5)]
+    made = build_pairs(candidates, [vote for n in range(5) for vote in votes(f"c{n}", "A")], seed=1)
+    assert {pair.split for pair in made.pairs} == {"train"}
+
+
+def test_nothing_rated_gives_no_pairs_and_no_shares():
+    made = build_pairs([distinct(1)], [], seed=1)
+    assert (made.pairs, made.synthetic_share, made.near_duplicates) == ([], None, None)
+    assert made.waterfall[-1].left == 0
+
+
+def test_votes_that_do_not_belong_are_refused():
+    with pytest.raises(ValueError, match="ann voted on 'c9', which is not among the 1 candidates"):
+        build_pairs([distinct(1)], [rating("c9")], seed=1)
+    with pytest.raises(ValueError, match="ann voted twice on 'c1'; give standing votes"):
+        build_pairs([distinct(1)], [rating("c1"), rating("c1", choice="B")], seed=1)
+    with pytest.raises(ValueError, match="candidate 'c1' is there twice"):
+        build_pairs([distinct(1), distinct(1)], [], seed=1)

@@ -1,0 +1,73 @@
+"""Twins by shingles: numbers worked by hand.
+
+"a b c d e" has the 3-shingles abc, bcd, cde; "a b c d f" has abc, bcd, cdf: 2 shared of 4, Jaccard 0.5.
+"""
+
+import itertools
+import random
+
+import pytest
+
+from ftlib.quality import Leak, Twin, duplicate_rate, keep_first, leakage, near_duplicates, shingles
+
+
+def test_shingles_ignore_case_and_punctuation():
+    assert shingles("The TENT leaks, badly!") == {("the", "tent", "leaks"), ("tent", "leaks", "badly")}
+
+
+def test_short_and_empty_texts_are_one_shingle():
+    assert shingles("Hi there") == {("hi", "there")}
+    assert shingles("?!") == {()}
+
+
+def test_similarity_by_hand():
+    assert near_duplicates(["a b c d e", "a b c d f"], threshold=0.5) == [Twin(0, 1, 0.5)]
+    assert near_duplicates(["a b c d e", "a b c d f"], threshold=0.51) == []
+
+
+def test_equal_empty_texts_are_twins_and_match_nothing_else():
+    assert near_duplicates(["", "a b c", "..."]) == [Twin(0, 2, 1.0)]
+
+
+def test_same_as_comparing_every_pair(monkeypatch):
+    """The sparse product, cut in blocks, gives what two nested loops give."""
+    monkeypatch.setattr("ftlib.quality.BLOCK", 7)
+    rng = random.Random(3)
+    texts = [" ".join(rng.choices("abc", k=rng.randint(0, 9))) for _ in range(60)]
+    expected = []
+    for i, j in itertools.combinations(range(len(texts)), 2):
+        a, b = shingles(texts[i]), shingles(texts[j])
+        similarity = len(a & b) / len(a | b)
+        if similarity >= 0.5:
+            expected.append((i, j, pytest.approx(similarity)))
+    assert len(expected) > 20
+    assert [(t.first, t.second, t.similarity) for t in near_duplicates(texts, 0.5)] == expected
+
+
+def test_keep_first_keeps_the_ends_of_a_chain():
+    """Jaccard of 0~1 and 1~2 is 3/5, of 0~2 is 2/6 (shingles of 6 letters in a row, moved on by one)."""
+    chain = ["a b c d e f", "b c d e f g", "c d e f g h"]
+    assert [(t.first, t.second) for t in near_duplicates(chain, 0.6)] == [(0, 1), (1, 2)]
+    assert keep_first(chain, 0.6) == [0, 2]
+
+
+def test_duplicate_rate_counts_the_later_rows_and_says_how():
+    found = duplicate_rate(["one two three", "One two three!", "four five six", "one, two, three"])
+    assert (found.duplicates, found.n, found.rate) == (2, 4, 0.5)
+    assert "3-shingle Jaccard >= 0.7" in found.method
+
+
+def test_duplicate_rate_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one text, got none"):
+        duplicate_rate([])
+
+
+def test_leakage_names_the_nearest_training_row():
+    train = ["a b c d e f g", "x y z", "a b c d e f"]
+    assert leakage(train, ["p q r", "a b c d e f"], 0.7) == [Leak(test=1, train=2, similarity=1.0)]
+    assert leakage([], ["a b c"]) == []
+
+
+def test_threshold_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="above 0 and at most 1, got 0; 0.7"):
+        near_duplicates(["a"], threshold=0)

@@ -1,0 +1,222 @@
+"""The rating widget, driven by `button.click()` in the kernel over a real store; hostile texts stay inert."""
+
+import html.parser
+
+import ipywidgets as W
+import pytest
+from sqlalchemy.exc import OperationalError
+from test_ratings import item
+
+from ftlib.ratings import RatingSession
+from ftlib.store import open_store
+from ftlib.widgets import rating_widget, text_box, visible
+
+HOSTILE = [
+    "<script>window.hacked = 1</script>",
+    "<img src=x onerror=alert(1)>",
+    "<svg/onload=alert(1)>",
+    "</div></div><h1>out of the box</h1>",
+    '" onmouseover="alert(1)',
+    "<iframe srcdoc='<script>1</script>'></iframe>",
+    "<style>*{display:none}</style>",
+    "<!-- a comment --> &lt;b&gt; &#60;script&#62;",
+    "**bold** [link](javascript:alert(1)) ![x](http://example.com/x.png)",
+    "$$\\href{javascript:alert(1)}{x}$$",
+    "\x1b[2J\x1b[31mred",
+    "pay\u202egpj.exe\u202c now",
+    "zero\u200bwidth\u2060joiner\ufeff",
+    "tags \U000e0041\U000e0042",
+    "selectors a\U000e0100\ufe01",
+    "null \x00 and bell \x07",
+    "line\u2028separator\u2029paragraph",
+    "x" * 20_000,
+    "a\u0300" * 400,
+    "\r\n\r\ntwo lines down",
+]
+
+
+class Tags(html.parser.HTMLParser):
+    """Collects the tags, attributes and the text of a page, as a browser would parse them."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], set(), ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def parsed(page: str) -> Tags:
+    tags = Tags()
+    tags.feed(page)
+    tags.close()
+    return tags
+
+
+def walk(widget):
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from walk(child)
+
+
+class Screen:
+    """What a rater sees and presses."""
+
+    def __init__(self, box):
+        self.widgets = list(walk(box))
+
+    def press(self, description: str):
+        self.button(description).click()
+
+    def button(self, description: str):
+        return next(w for w in self.widgets if isinstance(w, W.Button) and w.description == description)
+
+    @property
+    def toggles(self):
+        return [w for w in self.widgets if isinstance(w, W.ToggleButtons)]
+
+    @property
+    def comment(self):
+        return next(w for w in self.widgets if isinstance(w, W.Textarea))
+
+    @property
+    def page(self) -> str:
+        return "".join(w.value for w in self.widgets if isinstance(w, W.HTML))
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = open_store(tmp_path / "ratings.db")
+    yield opened
+    opened.close()
+
+
+def make(store, items, **options):
+    session = RatingSession(store, "ann", items, seed=17)
+    return session, Screen(rating_widget(session, **{"double_click_seconds": 0} | options))
+
+
+ITEMS = [item(number) for number in range(8)]
+
+
+def test_a_click_votes_for_the_answer_on_that_side(store):
+    session, screen = make(store, ITEMS)
+    sides = set()
+    while (shown := session.current()) is not None:
+        before = parsed(screen.page).text
+        assert before.index(shown.text("left")) < before.index(shown.text("right"))
+        screen.press("A is better")
+        assert store.ratings()[-1].item_id == shown.item.id
+        assert store.ratings()[-1].choice == shown.left
+        sides.add(shown.left)
+    assert sides == {"A", "B"}  # the swap was put to the test
+    assert "All 8 items are rated" in screen.page
+    assert screen.button("Tie").disabled
+    assert not screen.button("Undo").disabled
+
+
+@pytest.mark.parametrize(("button", "choice"), [("Tie", "tie"), ("Both bad", "both_bad"), ("Skip", "skip")])
+def test_the_other_choices(store, button, choice):
+    _, screen = make(store, ITEMS)
+    screen.press(button)
+    assert [vote.choice for vote in store.ratings()] == [choice]
+    assert "1 of 8 rated" in screen.page
+
+
+def test_rubric_and_comment_are_stored_in_the_answers_terms_and_cleared(store):
+    session, screen = make(store, ITEMS)
+    while session.current().left == "A":
+        screen.press("Tie")
+    helpfulness, harmlessness, task_fit = screen.toggles
+    helpfulness.value, harmlessness.value = "left", "same"
+    screen.comment.value = "  clearer  "
+    screen.press("B is better")  # the right one, which is answer A
+    vote = store.ratings()[-1]
+    assert (vote.choice, vote.left) == ("A", "B")
+    assert (vote.helpfulness, vote.harmlessness, vote.task_fit) == (-1, 0, None)
+    assert vote.reason == "clearer"
+    assert [toggle.value for toggle in screen.toggles] == [None, None, None]
+    assert screen.comment.value == ""
+
+
+def test_undo_brings_the_item_back(store):
+    session, screen = make(store, ITEMS)
+    assert screen.button("Undo").disabled
+    first = session.current().item
+    screen.press("A is better")
+    screen.press("Undo")
+    assert session.current().item == first
+    assert first.prompt in screen.page
+    assert "0 of 8 rated" in screen.page
+    assert store.ratings() == []
+
+
+def test_a_double_click_is_one_vote(store):
+    session, screen = make(store, ITEMS, double_click_seconds=60)
+    screen.press("Tie")  # within a minute of the item's appearance: taken for the second half of a double click
+    assert store.ratings() == []
+    _, screen = make(store, ITEMS, double_click_seconds=0)
+    screen.press("Tie")
+    assert len(store.ratings()) == 1
+
+
+def test_a_new_widget_goes_on(store):
+    _, screen = make(store, ITEMS)
+    screen.press("Tie")
+    session, screen = make(store, ITEMS)
+    assert "1 of 8 rated" in screen.page
+    screen.press("Tie")
+    assert len({vote.item_id for vote in store.ratings()}) == 2
+
+
+def test_a_vote_that_cannot_be_stored_is_said_and_the_item_stays(store, monkeypatch):
+    session, screen = make(store, ITEMS)
+    shown = session.current()
+
+    def fail(_):
+        raise OperationalError("INSERT", {}, Exception("disk <full>"))
+
+    monkeypatch.setattr(store, "submit", fail)
+    screen.press("Tie")
+    assert "Not stored; the item stays." in screen.page
+    assert "disk &lt;full&gt;" in screen.page
+    assert session.current() == shown
+    assert "0 of 8 rated" in screen.page
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_texts_stay_inert(store, text):
+    """Whatever the three texts hold, the page has the tags and attributes of harmless texts, and no more."""
+    harmless = parsed(make(store, [item(1)])[1].page)
+    hostile = item(2, prompt=text, answer_a=text, answer_b=text + ".")
+    _, screen = make(store, [hostile])
+    page = parsed(screen.page)
+    assert set(page.tags) - {"i"} <= set(harmless.tags) | {"span"}
+    assert page.attributes == harmless.attributes
+    assert page.tags.count("div") == harmless.tags.count("div")
+    screen.press("Tie")
+    assert [vote.choice for vote in store.ratings()] == ["tie"]
+
+
+def test_what_cannot_be_seen_is_named():
+    for character in "\u200b\u200d\u2060\ufeff\u202e\u2066\u00ad\x1b\x00\x85\u2028\u3164\u034f\U000e0041\ufe01\ud800":
+        shown = visible(f"a{character}b")
+        assert f"[U+{ord(character):04X}]" in shown
+        assert character not in shown
+
+
+def test_what_can_be_seen_stays_as_it_is():
+    text = "Grüße, 3 × 4 = 12\n\tשלום مرحبا 你好 ❤️ 🏔 – “quoted”"
+    assert parsed(visible(text)).text == text
+    assert visible("a\r\nb") == "a\nb"
+
+
+def test_boxes_keep_breaks_and_say_when_there_is_nothing():
+    assert "white-space:pre-wrap" in text_box("a\nb")
+    assert ">a\nb</div>" in text_box("a\nb")
+    assert "(empty)" in text_box(" ")
+    assert parsed(text_box("x", label="<b>")).text == "<b>x"
