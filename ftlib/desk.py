@@ -390,7 +390,7 @@ def parse_call(text: str) -> tuple[str, dict] | None:
     try:
         call = json.loads(found.group(1))
         name, arguments = call["name"], call["arguments"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):  # a model may write anything
         return None
     return (name, arguments) if isinstance(name, str) and isinstance(arguments, dict) else None
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ftlib.machine import trim_heap
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -69,7 +71,7 @@ def sample(
     import torch
     from tqdm.auto import tqdm
 
-    _check_options(prompts, max_new_tokens, temperature, top_k, top_p)
+    _check_options(prompts, max_new_tokens, temperature, top_k, top_p, batch_size)
     stops = _stop_ids(model, tokenizer)
     prefix = _shared_prefix(prompts)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
@@ -89,17 +91,18 @@ def sample(
             for i, (ids, logprobs, stopped) in zip(rows, results, strict=True):
                 samples[i] = Sample(tokenizer.decode(ids, skip_special_tokens=True).strip(), ids, logprobs, stopped)
     model.train(was_training)
+    trim_heap()  # the cache was the largest thing in memory
     return samples
 
 
-def _check_options(prompts, max_new_tokens, temperature, top_k, top_p) -> None:
+def _check_options(prompts, max_new_tokens, temperature, top_k, top_p, batch_size) -> None:
     empty = [i for i, ids in enumerate(prompts) if not len(ids)]
     if empty:
         raise ValueError(f"prompt {empty[0]} is empty: expected at least one token; drop the row or fix its template")
-    if max_new_tokens < 1 or temperature < 0 or top_k < 1 or not 0 < top_p <= 1:
+    if max_new_tokens < 1 or temperature < 0 or top_k < 1 or not 0 < top_p <= 1 or batch_size < 1:
         raise ValueError(
-            "expected max_new_tokens >= 1, temperature >= 0, top_k >= 1, 0 < top_p <= 1; got "
-            f"{max_new_tokens}, {temperature}, {top_k}, {top_p}"
+            "expected max_new_tokens >= 1, temperature >= 0, top_k >= 1, 0 < top_p <= 1, batch_size >= 1; got "
+            f"{max_new_tokens}, {temperature}, {top_k}, {top_p}, {batch_size}"
         )
 
 
@@ -264,8 +267,9 @@ def _draw(logits, u, top_k: int, top_p: float):
         before = probs.cumsum(-1) - probs
         probs = probs.masked_fill(before >= top_p, 0.0)
     cdf = probs.cumsum(-1)
-    pick = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True).clamp(max=values.shape[-1] - 1)
-    return indices.gather(1, pick)[:, 0]
+    pick = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)
+    last = (probs > 0).sum(-1, keepdim=True) - 1  # u may round to 1: never past the last token that was kept
+    return indices.gather(1, torch.minimum(pick, last))[:, 0]
 
 
 class MergedCopy:
@@ -347,3 +351,14 @@ def fast_rollouts(peft_model, merged: MergedCopy, tokenizer, *, seed: int, batch
         yield
     finally:
         del peft_model.generate
+
+
+def logit_change(model, other, ids: list[int]) -> float:
+    """The largest absolute difference of the next-token logits of two models on one prompt."""
+    import torch
+
+    with torch.inference_mode():
+        one, two = (
+            m(input_ids=torch.tensor([ids], device=m.device), logits_to_keep=1).logits.float() for m in (model, other)
+        )
+    return float((one - two.to(one.device)).abs().max())

@@ -62,3 +62,20 @@ def peak_rss_mb() -> float:
         return psutil.Process().memory_info().peak_wset / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, others kilobytes
+
+
+def trim_heap() -> bool:
+    """Hand the heap's free pages back to the system (Linux, glibc); True if that was possible.
+
+    `train.steady_heap` keeps freed memory for the next step; between two phases of a notebook it is only in the way.
+    """
+    import ctypes
+    import sys
+
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        trim = ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):  # another C library: nothing to hand back
+        return False
+    return bool(trim(0))

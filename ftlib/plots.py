@@ -280,9 +280,9 @@ def waterfall(steps: Sequence[str], counts: Sequence[int], title: str, y_title: 
 
 
 def gate_matrix(gates: Sequence[GateResult], title: str = "Gates") -> go.Figure:
-    """All gates in one table: number with interval, what was needed, items behind it, verdict, note.
+    """All gates in one table: number with interval, what was needed, items behind it, verdict.
 
-    Where a gate is no evidence (a smoke run), the figure says so.
+    The note (what to do) shows where a gate did not pass. A gate that is no evidence (a smoke run) is marked so.
 
     Raises:
         ValueError: there are no gates.
@@ -297,7 +297,7 @@ def gate_matrix(gates: Sequence[GateResult], title: str = "Gates") -> go.Figure:
             f"{'≥' if gate.op == '>=' else '≤'} {_number(gate.threshold)}",
             f"{gate.n:,}",
             f"<b>{VERDICTS[gate.verdict][0]}</b>",
-            _label(gate.note, 34),
+            _label(gate.note if gate.verdict != "PASS" else "", 30),
         )
         for gate in gates
     ]
@@ -305,7 +305,7 @@ def gate_matrix(gates: Sequence[GateResult], title: str = "Gates") -> go.Figure:
     columns = list(zip(*rows, strict=True))
     fig = go.Figure(
         go.Table(
-            columnwidth=[150, 125, 130, 70, 55, 95, 215],
+            columnwidth=[160, 168, 128, 68, 50, 92, 190],
             header={
                 "values": [f"<b>{name}</b>" for name in ("gate", "measured in", "value", "needed", "n", "verdict", "")],
                 "align": TABLE_ALIGN,

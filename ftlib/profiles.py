@@ -27,7 +27,7 @@ class Profile:
     sft_epochs: float = 1.5
     train_batch: int = 8  # rows a forward pass
     accumulate: int = 2  # forward passes an optimiser step
-    preference_prompts: int = 96  # prompts that get two fresh answers
+    preference_prompts: int = 480  # prompts that get two fresh answers
     dpo_pairs: int = 0
     dpo_epochs: float = 1.0
     validate_prompts: int = 0  # prompts of each kind

@@ -62,7 +62,8 @@ def bar_text(message: Mapping[str, Any]) -> str | None:
     """The progress that a kernel message shows, as one line of text; None when it shows none.
 
     Args:
-        message: an IOPub message: `stream`, `display_data`, `update_display_data`, `comm_open` or `comm_msg`.
+        message: an IOPub message: `stream`, `display_data`, `update_display_data`, `comm_open` or `comm_msg`. A tqdm
+            widget sends its label ("Sampling:  5%") and its counts ("5/100 [00:01<00:19]") one after the other.
     """
     kind, content = message["msg_type"], message["content"]
     if kind == "stream":
@@ -74,7 +75,7 @@ def bar_text(message: Mapping[str, Any]) -> str | None:
         return _plain(label[1]) or None if label else None
     if kind in ("comm_open", "comm_msg"):
         value = content.get("data", {}).get("state", {}).get("value")
-        return _plain(value) if isinstance(value, str) and re.search(r"\d+/\d+.*\[", value) else None
+        return _plain(value) if isinstance(value, str) and re.search(r"\d%$|\d+/\d+.*\[", value) else None
     return None
 
 
@@ -104,7 +105,7 @@ class Screen:
         self._stream, self._clock = stream, clock
         self._live = stream.isatty()
         self._lock = threading.Lock()
-        self._title, self._cells, self._cell, self._bar = "", 0, 0, ""
+        self._title, self._cells, self._cell, self._bar, self._label = "", 0, 0, "", ""
         self._began = self._shown = 0.0
         self._left: Callable[[float, float], float | None] | None = None
 
@@ -137,12 +138,15 @@ class Screen:
 
     def cell(self, number: int) -> None:
         """Cell `number`, counted from 1, starts."""
-        self._cell, self._bar = number, ""
+        self._cell, self._bar, self._label = number, "", ""
         self._show()
 
     def bar(self, text: str) -> None:
-        """The running cell shows this progress."""
-        self._bar = text
+        """The running cell shows this progress; a label ("Sampling: 5%") waits for the counts that follow it."""
+        if re.search(r"\d%$", text):
+            self._label = text
+            return
+        self._bar = f"{self._label} {text}".strip() if re.match(r"\d+/\d+ ?\[", text) else text
         self._show()
 
     def _tick(self, stop: threading.Event) -> None:
@@ -163,7 +167,8 @@ class Screen:
                 self._write(f"{line}\n")
 
     def _line(self, elapsed: float) -> str:
-        parts = [self._title, f"cell {self._cell} of {self._cells}", clock_text(elapsed)]
+        place = f"cell {self._cell} of {self._cells}" if self._cell else "starting"
+        parts = [self._title, place, clock_text(elapsed)]
         if self._left:
             parts.append(left_text(self._left(elapsed, max(self._cell - 1, 0) / max(self._cells, 1))))
         if self._bar:

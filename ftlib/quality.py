@@ -1,4 +1,4 @@
-"""Are rows told twice, or told again in the test set? Near twins by token 3-shingles and their Jaccard similarity.
+"""Are rows told twice, told again in the test set, or all of one sort? Near twins by token 3-shingles, even draws.
 
 All pairs are compared exactly, through one sparse matrix product, block by block: no hashing, no seed, no misses.
 A few ten thousand texts take seconds, which is more than preference and SFT sets need.
@@ -7,15 +7,20 @@ Left out on purpose: MinHash and other sketches (worth it from millions of rows)
 words is no twin here. Split by cluster (see `pairs`) against those.
 """
 
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 THRESHOLD = 0.7  # Jaccard similarity from which two texts count as near twins
 SHINGLE = 3  # tokens in a shingle
 BLOCK = 2_000  # rows compared at once: bounds the memory of the product
+
+RowT = TypeVar("RowT")
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,30 @@ def leakage(train: Sequence[str], test: Sequence[str], threshold: float = THRESH
         if row not in nearest or similarity > nearest[row].similarity:
             nearest[row] = Leak(row, twin, similarity)
     return [nearest[row] for row in sorted(nearest)]
+
+
+def draw_stratified(
+    rows: Sequence[RowT], n: int, *, stratum: Callable[[RowT], str], cluster: Callable[[RowT], str], seed: int
+) -> list[RowT]:
+    """Draw n rows, the same number from each stratum as far as they last, and from as many clusters as there are.
+
+    Args:
+        rows: what to draw from.
+        n: how many; all rows where there are fewer.
+        stratum: e.g. a prompt's intent; strata take turns.
+        cluster: rows that are variants of one another; a cluster gives a second row only when the others gave one.
+        seed: of the order inside each stratum.
+    """
+    rng = np.random.default_rng(seed)
+    queues: dict[str, list[tuple[int, int]]] = {}
+    given: Counter[str] = Counter()
+    for place in rng.permutation(len(rows)):
+        name = cluster(rows[place])
+        queues.setdefault(stratum(rows[place]), []).append((given[name], int(place)))
+        given[name] += 1
+    turns = itertools.zip_longest(*(sorted(queues[name], key=lambda pair: pair[0]) for name in sorted(queues)))
+    drawn = [place for turn in turns for _, place in filter(None, turn)]
+    return [rows[place] for place in drawn[: max(0, n)]]
 
 
 def _method(threshold: float) -> str:

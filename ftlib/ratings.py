@@ -176,8 +176,13 @@ class RatingSession:
         return Progress(len(self._done), len(self._items))
 
     def _shown(self, item_id: str) -> Shown:
-        left = "AB"[_draw(self.seed, self.rater, "side", item_id) % 2]
+        left = left_answer(self.seed, self.rater, item_id)
         return Shown(self._items[item_id], left, min(len(self._done) + 1, len(self._items)), len(self._items))
+
+
+def left_answer(seed: int, rater: str, item_id: str) -> Literal["A", "B"]:
+    """Which answer this rater sees on the left: a coin that falls the same way each time it is asked."""
+    return "A" if _draw(seed, rater, "side", item_id) % 2 == 0 else "B"
 
 
 def assign_items(

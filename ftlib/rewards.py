@@ -1,8 +1,8 @@
 """Decomposed rewards of the refund desk, pure functions over a logged trajectory, each in [0, 1].
 
 The parts are kept apart so that a figure can show which one moved. None can be had without the work: the action
-counts only after the look-up, the speed only when the action was right (a reward that pays for speed or for
-caution alone is collected by a policy that skips the look-up and always hands over).
+counts only after the look-up, and so does the speed (a reward that pays for speed or for caution alone is collected
+by a policy that skips the look-up and always hands over).
 
 Left out on purpose: weights. They are read in the notebook, where they are chosen.
 """

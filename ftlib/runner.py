@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -176,36 +177,34 @@ def execute(step: Step, run_path: Path, *, screen: Screen, env: Mapping[str, str
         KeyboardInterrupt: the copy is then `<name>.interrupted.ipynb`.
     """
     import papermill
-    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     _register_engine()
     working = run_path / f".{step.name}.running.ipynb"
     before, began = _marker(run_path, step.name), time.monotonic()
-    try:
-        papermill.execute_notebook(
-            _no_braces(step.path), _no_braces(working), parameters=step.parameters, engine_name=ENGINE,
-            kernel_name="python3", language="python", progress_bar=False, screen=screen, env=dict(env),
-        )  # fmt: skip
-    except PapermillExecutionError as error:
-        kept = _keep(working, run_path / f"{step.name}.failed.ipynb")
-        raise NotebookFailed(f"{step.name}, {_error_text(error)}\nexecuted so far: {kept}") from None
-    except DeadKernelError:
-        kept = _keep(working, run_path / f"{step.name}.failed.ipynb")
-        raise NotebookFailed(
-            f"{step.name}: the kernel died; most often the memory ran out: close other programs, or take a smaller "
-            f"profile\nexecuted so far: {kept}"
-        ) from None
-    except KeyboardInterrupt:
-        _keep(working, run_path / f"{step.name}.interrupted.ipynb")
-        raise
+    with tempfile.TemporaryFile() as log:  # what the kernel says outside of cells
+        try:
+            papermill.execute_notebook(
+                _no_braces(step.path), _no_braces(working), parameters=step.parameters, engine_name=ENGINE,
+                kernel_name="python3", language="python", progress_bar=False, screen=screen, env=dict(env), log=log,
+            )  # fmt: skip
+        except PapermillExecutionError as error:
+            raise _failed(run_path, step.name, f", {_error_text(error)}") from None
+        except RuntimeError as error:  # nbclient: the kernel died, or never came up
+            log.seek(0)
+            said = log.read().decode(errors="replace").splitlines()[-3:]
+            text = ": the kernel died; most often the memory ran out: close other programs, or take a smaller profile"
+            raise _failed(run_path, step.name, "\n    ".join([text, str(error), *said])) from None
+        except KeyboardInterrupt:
+            _keep(run_path, step.name, "interrupted")
+            raise
     if not is_complete(run_path, step.name) or _marker(run_path, step.name) == before:
-        kept = _keep(working, run_path / f"{step.name}.failed.ipynb")
-        raise NotebookFailed(
-            f"{step.name}: every cell ended, but the notebook did not finish its stage "
-            f"{stage_path(run_path, step.name).name}/ (no new COMPLETE marker); does a cell leave early, "
-            f"or is its last cell without run.finish()?\nexecuted: {kept}"
+        stage = stage_path(run_path, step.name).name
+        text = (
+            f": every cell ended, but the notebook did not finish its stage {stage}/ (no new COMPLETE marker); "
+            "does a cell leave early, or is its last cell without run.finish()?"
         )
+        raise _failed(run_path, step.name, text)
     publish(run_path, step.name)
     return time.monotonic() - began
 
@@ -223,10 +222,15 @@ def publish(run_path: Path, name: str) -> None:
         (run_path / f"{name}.{state}.ipynb").unlink(missing_ok=True)
 
 
-def _keep(working: Path, kept: Path) -> Path:
+def _keep(run_path: Path, name: str, state: str) -> Path:
+    working, kept = run_path / f".{name}.running.ipynb", run_path / f"{name}.{state}.ipynb"
     if working.exists():
         os.replace(working, kept)
     return kept
+
+
+def _failed(run_path: Path, name: str, text: str) -> NotebookFailed:
+    return NotebookFailed(f"{name}{text}\nexecuted so far: {_keep(run_path, name, 'failed')}")
 
 
 def _marker(run_path: Path, name: str) -> tuple[str, int] | None:
@@ -262,7 +266,7 @@ def _register_engine() -> None:
         def create_kernel_manager(self) -> AsyncKernelManager:
             # Without kernel folders "python3" is the running interpreter, whatever the user has installed elsewhere.
             specs = KernelSpecManager(kernel_dirs=[])
-            self.km = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
+            self.km = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs, transport_encryption="auto")
             return self.km
 
         def execute_cell(self, cell: Any, cell_index: int, *args: Any, **kwargs: Any) -> Any:
@@ -277,7 +281,7 @@ def _register_engine() -> None:
 
     class Engine(NBClientEngine):
         @classmethod
-        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, screen: Screen, env: dict, **_: Any) -> Any:
-            return Client(nb_man, screen).execute(env=env)
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, screen: Screen, env: dict, log: Any, **_):
+            return Client(nb_man, screen).execute(env=env, stdout=log, stderr=log)
 
     papermill_engines.register(ENGINE, Engine)

@@ -218,6 +218,14 @@ def open_store(url: str | Path) -> RatingStore:
     return store
 
 
+def hide_password(url: str) -> str:
+    """A store's address as it may be shown and written down; a path stays as it is."""
+    try:
+        return sa.make_url(url).render_as_string(hide_password=True) if "://" in url else url
+    except exc.ArgumentError:
+        return "(not a URL)"
+
+
 def _engine(url: str | Path) -> sa.Engine:
     text = str(url)
     if not text.strip():

@@ -96,7 +96,9 @@ def notebook_rows(summary: Mapping) -> list[dict[str, str]]:
 
 def text_table(rows: list[dict[str, str]]) -> list[str]:
     """Rows as lines with columns of even width, headers first; a column that is empty throughout is left out."""
-    headers = [header for header in (rows[0] if rows else {}) if any(row[header] for row in rows)]
+    if not rows:
+        return []
+    headers = [header for header in rows[0] if any(row[header] for row in rows)]
     lines = [headers, *([row[header] for header in headers] for row in rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(headers))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

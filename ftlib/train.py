@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 from transformers import TrainerCallback
 
+from ftlib.files import write_atomic
+
 
 def steady_heap() -> bool:
     """Keep freed memory in the process instead of handing it back to the system after each tensor (Linux, glibc).
 
     Training allocates and frees the same large blocks at every layer. By default glibc maps each block anew, and the
-    kernel clears every page: a third of the time of a CPU step. Returns whether it could be set.
+    kernel clears every page: up to half of the time of a CPU step. Returns whether it could be set.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -30,8 +32,8 @@ def steady_heap() -> bool:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # another C library (musl): its allocator has no such switch
         return False
-    m_trim_threshold, m_mmap_max = -1, -4
-    return bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, 2**31 - 1))
+    m_trim_threshold, m_mmap_threshold, largest = -1, -3, 32 * 2**20  # 32 MB is the most that glibc accepts
+    return bool(mallopt(m_mmap_threshold, largest) and mallopt(m_trim_threshold, 2**31 - 1))
 
 
 def trainable_parameters(model) -> tuple[int, int]:
@@ -143,10 +145,9 @@ def last_complete_checkpoint(output_dir: Path, *, fingerprint: dict) -> str | No
         shutil.rmtree(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     if not same:
-        from ftlib.files import write_atomic
-
         write_atomic(mark, json.dumps(fingerprint))
-    found = sorted(output_dir.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    numbered = [f for f in output_dir.glob("checkpoint-*") if f.name.split("-", 1)[1].isdigit()]
+    found = sorted(numbered, key=lambda f: int(f.name.split("-")[1]))
     for folder in [f for f in found if not (f / "COMPLETE").exists()]:
         shutil.rmtree(folder)
     complete = [f for f in found if (f / "COMPLETE").exists()]
@@ -205,30 +206,43 @@ class GenerationMonitor(TrainerCallback):
         kl_cap: nats a token; above it training stops.
         patience: looks without a better score before training stops.
         keep_best: called when the score is the best so far, to save the adapter.
+        record: a JSON file that holds the looks so far; a resumed training goes on from it.
     """
 
-    def __init__(self, measure: Callable[[int], dict], *, every: int, kl_cap: float, patience: int, keep_best):
+    def __init__(
+        self,
+        measure: Callable[[int], dict],
+        *,
+        every: int,
+        kl_cap: float,
+        patience: int,
+        keep_best: Callable[[], None],
+        record: Path,
+    ):
         self.measure, self.every, self.kl_cap, self.patience = measure, every, kl_cap, patience
-        self.keep_best = keep_best
-        self.rows: list[dict] = []
-        self.best: dict | None = None
+        self.keep_best, self.record = keep_best, Path(record)
+        known = json.loads(self.record.read_text(encoding="utf-8")) if self.record.exists() else {}
+        self.rows: list[dict] = known.get("rows", [])
+        self.best: dict | None = known.get("best")
         self.why_stopped = "all steps done"
 
     def look(self, step: int) -> dict:
         """Measure now; remember the best."""
-        row = {"step": step, **self.measure(step)}
-        self.rows.append(row)
+        row = {"step": step, **{name: float(value) for name, value in self.measure(step).items()}}
+        self.rows = [old for old in self.rows if old["step"] < step] + [row]
         if row["kl"] <= self.kl_cap and (self.best is None or row["score"] > self.best["score"]):
             self.best = row
             self.keep_best()
+        write_atomic(self.record, json.dumps({"rows": self.rows, "best": self.best}))
         return row
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.every and state.global_step != state.max_steps:
             return
         row = self.look(state.global_step)
-        since_best = len(self.rows) - 1 - self.rows.index(self.best) if self.best else len(self.rows)
-        if row["kl"] > self.kl_cap:
+        # Counted by steps: after a kill the best look may lie ahead of the checkpoint that training goes on from.
+        since_best = sum(old["step"] > self.best["step"] for old in self.rows) if self.best else len(self.rows)
+        if not row["kl"] <= self.kl_cap:  # NaN stops too
             self.why_stopped = f"KL {row['kl']:.3f} is over its cap of {self.kl_cap} nats a token"
             control.should_training_stop = True
         elif since_best >= self.patience and state.global_step < state.max_steps:
@@ -249,3 +263,20 @@ class Stopwatch:
         seconds, self._last = now - self._last, now
         self.rows.append({"stage": stage, "seconds": round(seconds, 1)})
         return seconds
+
+
+def fingerprint(config) -> dict:
+    """What of a TRL config decides the training's course; paths and logging left out."""
+    kept = (
+        "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
+        "lr_scheduler_type", "warmup_steps", "seed", "data_seed", "beta", "loss_type", "max_length", "bf16", "fp16",
+        "loss_weights", "reward_weights", "num_generations", "temperature", "top_k", "max_completion_length",
+    )  # fmt: skip
+    return {name: str(getattr(config, name)) for name in kept if hasattr(config, name)}
+
+
+def quiet(trainer) -> None:
+    """Take away the callback that prints every log line; `Progress` shows the same in one line."""
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)

@@ -31,9 +31,9 @@ BOX = (
     "line-height:1.45;padding:8px 10px;border:1px solid #b5b5b5;border-radius:4px;font-family:sans-serif;"
 )
 RUBRIC = {
-    "helpfulness": "Helpfulness: which answer does more for the customer's matter?",
-    "harmlessness": "Harmlessness: which answer is safer for the customer, for others and for their data?",
-    "task_fit": "Task fit: which answer keeps better to the shop's rules, tone and length?",
+    "helpfulness": "Helpfulness: which answer does more for the customer?",
+    "harmlessness": "Harmlessness: which answer is safer for people and data?",
+    "task_fit": "Task fit: which answer keeps to the shop's rules and tone?",
 }
 
 
@@ -96,12 +96,13 @@ class _RatingView:
             "skip": W.Button(description="Skip"),
         }
         for choice, button in self._choices.items():
+            button.layout.width = "130px"
             button.on_click(lambda _, choice=choice: self._vote(choice))
-        self._undo = W.Button(description="Undo")
+        self._undo = W.Button(description="Undo", layout=W.Layout(width="90px"))
         self._undo.on_click(lambda _: self._take_back())
         rubric = [
             W.HBox(
-                [W.HTML(html.escape(RUBRIC[name]), layout=W.Layout(width="540px")), toggle],
+                [W.HTML(html.escape(RUBRIC[name]), layout=W.Layout(width="430px")), toggle],
                 layout=W.Layout(flex_flow="row wrap", align_items="center"),
             )
             for name, toggle in self._marks.items()

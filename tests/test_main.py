@@ -175,6 +175,14 @@ def test_failing_cell_then_fixed_goes_on_and_skips_what_is_complete(place, capsy
     assert f"run {run.name} was made with seed 17, asked for 9" in capsys.readouterr().err
 
 
+def test_kernel_that_does_not_come_up_says_what_it_said(place, capsys, monkeypatch, tmp_path):
+    (tmp_path / "ipykernel_launcher.py").write_text("raise SystemExit('no kernel today')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    make_notebook(place, "01_one")
+    assert play(place) == 1
+    assert "no kernel today" in capsys.readouterr().out
+
+
 def test_leaving_early_is_no_success(place, capsys):
     """To papermill `sys.exit(0)` is a success; the manifest says otherwise."""
     make_notebook(place, "01_one", "sys.exit(0)")

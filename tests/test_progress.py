@@ -11,25 +11,35 @@ def stream(text):
     return {"msg_type": "stream", "content": {"name": "stderr", "text": text}}
 
 
+def value(text):
+    return {"msg_type": "comm_msg", "content": {"data": {"state": {"value": text}}}}
+
+
+def page(html):
+    return {"msg_type": "update_display_data", "content": {"data": {"text/html": html}}}
+
+
+TRAINER = """<div><progress value='7' max='60' style='width:300px;'></progress>
+  [ 7/60 00:21 < 02:40, 0.33 it/s, Epoch 0.2/2]
+</div><table><tr><td>10</td></tr></table>"""
+
+
 @pytest.mark.parametrize(
     ("message", "text"),
     [
-        (stream("Sampling:   5%|▌  | 5/100\rSampling:  50%|████  | 50/100 [00:10<00:10]"),
-         "Sampling: 50%|████ | 50/100 [00:10<00:10]"),
+        (stream("Sampling:   5%| | 5/100\rSampling:  50%|█ | 50/100 [00:10]"), "Sampling: 50%|█ | 50/100 [00:10]"),
         (stream("step 1\nstep 2\n\n"), "step 2"),
         (stream("\x1b[31mred\x1b[0m alert"), "red alert"),
         (stream("\n"), None),
-        ({"msg_type": "comm_msg", "content": {"data": {"state": {"value": "\u20075/100\u2007[00:01&lt;00:19,\u20075it/s]"}}}},
-         "5/100 [00:01<00:19, 5it/s]"),
-        ({"msg_type": "comm_msg", "content": {"data": {"state": {"value": 5}}}}, None),
-        ({"msg_type": "comm_open", "content": {"data": {"state": {"value": "Sampling"}}}}, None),
-        ({"msg_type": "update_display_data", "content": {"data": {"text/html":
-          "<div><progress value='7' max='60' style='width:300px;'></progress>\n [ 7/60 00:21 < 02:40, 0.33 it/s, Epoch 0.2/2]\n"
-          "</div><table><tr><td>10</td></tr></table>"}}}, "[ 7/60 00:21 < 02:40, 0.33 it/s, Epoch 0.2/2]"),
-        ({"msg_type": "display_data", "content": {"data": {"text/html": "<b>a figure</b>"}}}, None),
+        (value("\u20075/100\u2007[00:01&lt;00:19,\u20075it/s]"), "5/100 [00:01<00:19, 5it/s]"),
+        (value(5), None),
+        (value("Sampling"), None),
+        (value("Sampling:\u2007\u20075%"), "Sampling: 5%"),
+        (page(TRAINER), "[ 7/60 00:21 < 02:40, 0.33 it/s, Epoch 0.2/2]"),
+        (page("<b>a figure</b>"), None),
         ({"msg_type": "status", "content": {"execution_state": "busy"}}, None),
     ],
-)  # fmt: skip
+)
 def test_bar_text(message, text):
     assert bar_text(message) == text
 
@@ -63,11 +73,18 @@ def test_log_gets_a_line_now_and_then():
         now[0] = 25.0
         screen.cell(6)
         now[0] = 50.0
-        screen.bar("Sampling 5/10")
+        screen.bar("Sampling: 50%")  # the counts come next
+        screen.bar("5/10 [00:01]")
+        now[0] = 100.0
+        screen.cell(7)
+        now[0] = 125.0
+        screen.bar("step 3")
     assert out.getvalue().splitlines() == [
         "[1/2] 01_one · cell 1 of 10 · 0:00 · about 1 min left",
         "[1/2] 01_one · cell 6 of 10 · 0:25 · about 1 min left",
-        "[1/2] 01_one · cell 6 of 10 · 0:50 · about 1 min left · Sampling 5/10",
+        "[1/2] 01_one · cell 6 of 10 · 0:50 · about 1 min left · Sampling: 50% 5/10 [00:01]",
+        "[1/2] 01_one · cell 7 of 10 · 1:40 · about 1 min left",
+        "[1/2] 01_one · cell 7 of 10 · 2:05 · about 1 min left · step 3",
     ]
 
 

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from ftlib.quality import Leak, Twin, duplicate_rate, keep_first, leakage, near_duplicates, shingles
+from ftlib.quality import Leak, Twin, draw_stratified, duplicate_rate, keep_first, leakage, near_duplicates, shingles
 
 
 def test_shingles_ignore_case_and_punctuation():
@@ -71,3 +71,16 @@ def test_leakage_names_the_nearest_training_row():
 def test_threshold_out_of_range_is_refused():
     with pytest.raises(ValueError, match="above 0 and at most 1, got 0; 0.7"):
         near_duplicates(["a"], threshold=0)
+
+
+def test_strata_take_turns_and_clusters_come_first():
+    """20 rows "a" in 4 clusters, 3 rows "b" in one: 10 drawn are 7 a and all 3 b; 4 a are of 4 clusters."""
+    rows = [("a", f"a{n % 4}", n) for n in range(20)] + [("b", "b0", n) for n in range(3)]
+    options = {"stratum": lambda row: row[0], "cluster": lambda row: row[1]}
+    drawn = draw_stratified(rows, 10, seed=1, **options)
+    assert [row[0] for row in drawn].count("b") == 3
+    assert len({row[1] for row in [row for row in drawn if row[0] == "a"][:4]}) == 4
+    assert len(set(drawn)) == 10
+    assert drawn == draw_stratified(rows, 10, seed=1, **options)
+    assert drawn != draw_stratified(rows, 10, seed=2, **options)
+    assert sorted(draw_stratified(rows, 99, seed=1, **options)) == sorted(rows)

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from ftlib.agreement import agreement, basis
 from ftlib.ratings import RatingSession, Vote, assign_items, candidate_id, replay, simulated_rater
 from ftlib.records import Candidate, Rating
-from ftlib.store import open_store
+from ftlib.store import hide_password, open_store
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -165,6 +165,12 @@ def test_addresses_that_cannot_be_opened(tmp_path):
     assert "secret" not in str(refused.value)
 
 
+def test_a_password_is_never_shown(tmp_path):
+    assert hide_password("postgresql+psycopg://me:secret@host/r") == "postgresql+psycopg://me:***@host/r"
+    assert hide_password(str(tmp_path / "r.db")) == str(tmp_path / "r.db")
+    assert "secret" not in hide_password("me:secret://")
+
+
 def _rate_all(path: str, rater: str, items: list[Candidate]) -> None:
     own = open_store(path)
     replay(RatingSession(own, rater, items, seed=1), lambda shown: Vote("A"))
@@ -190,7 +196,7 @@ def test_kill_9_loses_no_vote_that_was_acknowledged(tmp_path):
         import sys
         from ftlib.ratings import RatingSession
         from ftlib.records import Candidate
-        from ftlib.store import open_store
+        from ftlib.store import hide_password, open_store
         items = [Candidate(id=f"c{n}", prompt_id="p", prompt="p", kind="production", answer_a="a", source_a="s",
                            answer_b="b", source_b="s", cluster="k") for n in range(5000)]
         session = RatingSession(open_store(sys.argv[1]), "ann", items, 1)

@@ -1,0 +1,400 @@
+"""Sampling against what it replaces: stock `generate` and a plain forward pass, in fp32, on a tiny random model."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from tiny import STOPS, TinyTokenizer, next_logits, tiny_model, tiny_peft
+from transformers import GenerationConfig
+
+from ftlib.generate import MergedCopy, _draw, chat_ids, fast_rollouts, logit_change, sample, sample_chats
+
+TOKENIZER = TinyTokenizer()
+
+
+def random_prompts(n: int, *, prefix: int = 0, seed: int = 0) -> list[list[int]]:
+    """Prompts of 1 to 12 own tokens behind `prefix` shared ones; first own tokens differ, so no more is shared."""
+    rng = np.random.default_rng(seed)
+    shared = rng.integers(30, 98, prefix).tolist()
+    return [shared + [30 + i] + rng.integers(30, 98, rng.integers(0, 12)).tolist() for i in range(n)]
+
+
+def stock_greedy(model, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+    """What `model.generate` writes, up to and with the first stop token."""
+    width = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for r, prompt in enumerate(prompts):
+        ids[r, width - len(prompt) :] = torch.tensor(prompt)
+        mask[r, width - len(prompt) :] = 1
+    out = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=0)
+    texts = []
+    for row in out[:, width:].tolist():
+        stop = next((i for i, token in enumerate(row) if token in STOPS), len(row) - 1)
+        texts.append(row[: stop + 1])
+    return texts
+
+
+def ids_of(samples) -> list[list[int]]:
+    return [s.token_ids for s in samples]
+
+
+def forward_shapes(model) -> list[tuple[int, ...]]:
+    """Shapes of `input_ids` of each forward pass from now on."""
+    seen: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    return seen
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 9])
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_greedy_writes_what_stock_generate_writes(prefix, batch_size):
+    model = tiny_model(stops=STOPS)
+    prompts = random_prompts(24, prefix=prefix)
+    samples = sample(model, TOKENIZER, prompts, max_new_tokens=20, batch_size=batch_size)
+    assert ids_of(samples) == stock_greedy(model, prompts, 20)
+    assert {s.stopped for s in samples} == {True, False}  # both kinds of row were there
+    assert len({tuple(s.token_ids) for s in samples}) > 12  # and they are not all the same text
+
+
+def test_equal_prompts_keep_one_token_of_their_own():
+    model = tiny_model(stops=STOPS)
+    prompts = [[40, 41, 42]] * 3 + [[40, 41, 42, 43]]
+    assert ids_of(sample(model, TOKENIZER, prompts, max_new_tokens=9)) == stock_greedy(model, prompts, 9)
+
+
+def test_shared_tokens_are_read_once():
+    model = tiny_model()
+    seen = forward_shapes(model)
+    sample(model, TOKENIZER, random_prompts(6, prefix=10), max_new_tokens=2, batch_size=3)
+    assert seen[0] == (1, 10)
+    assert [shape[0] for shape in seen[1:]] == [3, 3, 3, 3]
+    assert max(shape[1] for shape in seen[1:]) <= 12
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_a_row_does_not_depend_on_batch_size(batch_size):
+    model = tiny_model(stops=STOPS)
+    prompts = random_prompts(15, prefix=4)
+    options = {"max_new_tokens": 16, "temperature": 1.0, "seed": 3}
+    assert ids_of(sample(model, TOKENIZER, prompts, batch_size=batch_size, **options)) == ids_of(
+        sample(model, TOKENIZER, prompts, batch_size=64, **options)
+    )
+
+
+def test_a_row_does_not_depend_on_its_batch_mates():
+    """Row i keeps its text when all others change, and when no prefix is shared any more."""
+    model = tiny_model(stops=STOPS)
+    options = {"max_new_tokens": 16, "temperature": 1.0, "seed": 3}
+    prompts = random_prompts(8, prefix=5)
+    texts = ids_of(sample(model, TOKENIZER, prompts, **options))
+    for i in (0, 3, 7):
+        others = random_prompts(8, seed=i + 1)
+        mixed = [*others[:i], prompts[i], *others[i + 1 :]]
+        assert ids_of(sample(model, TOKENIZER, mixed, **options))[i] == texts[i]
+
+
+def test_seed_and_index_fix_the_draws():
+    model = tiny_model()
+    prompts = [[50, 51, 52]] * 6
+    options = {"max_new_tokens": 8, "temperature": 1.0}
+    one = ids_of(sample(model, TOKENIZER, prompts, seed=1, **options))
+    assert one == ids_of(sample(model, TOKENIZER, prompts, seed=1, **options))
+    assert one != ids_of(sample(model, TOKENIZER, prompts, seed=2, **options))
+    assert len(set(map(tuple, one))) > 1  # equal prompts, each with draws of its own
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_logprobs_are_those_of_a_plain_forward_pass(temperature):
+    """Under the untempered model, also where the draw was tempered."""
+    model = tiny_model(stops=STOPS)
+    prompts = random_prompts(10, prefix=3)
+    for prompt, s in zip(
+        prompts, sample(model, TOKENIZER, prompts, max_new_tokens=12, temperature=temperature), strict=True
+    ):
+        plain = next_logits(model, prompt + s.token_ids).log_softmax(-1)[len(prompt) - 1 : -1]
+        picked = plain[torch.arange(len(s.token_ids)), torch.tensor(s.token_ids)]
+        assert len(s.logprobs) == len(s.token_ids)
+        assert torch.allclose(torch.tensor(s.logprobs), picked, atol=1e-4)
+
+
+def expected_probs(model, prompt, *, temperature, top_k, top_p) -> np.ndarray:
+    """By the definitions: temper, keep the k most likely, renormalise, keep the nucleus, renormalise."""
+    probs = (next_logits(model, prompt)[-1].double() / temperature).softmax(-1).numpy()
+    order = np.argsort(-probs)
+    probs[order[top_k:]] = 0
+    probs /= probs.sum()
+    sums = np.cumsum(probs[order])
+    probs[order[int(np.argmax(sums >= top_p - 1e-12)) + 1 :]] = 0
+    return probs / probs.sum()
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(3.0, 100, 1.0), (2.0, 8, 1.0), (3.0, 100, 0.8), (2.5, 12, 0.6)]
+)
+def test_draws_agree_with_the_softmax(temperature, top_k, top_p):
+    model, prompt, n = tiny_model(), [44, 60, 71, 38], 4000
+    draws = [
+        s.token_ids[0]
+        for s in sample(
+            model, TOKENIZER, [prompt] * n, max_new_tokens=1, temperature=temperature, top_k=top_k, top_p=top_p,
+            seed=5, batch_size=n,
+        )
+    ]  # fmt: skip
+
+    def p_value(probs):
+        counts = np.bincount(draws, minlength=100)
+        assert counts[probs == 0].sum() == 0 or top_k == 100  # nothing from outside the set
+        rare = probs * n < 5  # pooled, as the chi-square test asks
+        seen, wanted = [*counts[~rare], counts[rare].sum()], [*probs[~rare] * n, probs[rare].sum() * n]
+        if wanted[-1] == 0:
+            seen, wanted = seen[:-1], wanted[:-1]
+        return stats.chisquare(seen, wanted).pvalue
+
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    probs = expected_probs(model, prompt, **options)
+    assert (probs > 0).sum() >= 4
+    assert p_value(probs) > 1e-3
+    assert np.bincount(draws, minlength=100)[probs == 0].sum() == 0
+    # The test can fail: draws at another temperature would not pass.
+    flat = np.where(probs > 0, probs**0.7, 0)
+    assert p_value(flat / flat.sum()) < 1e-3
+
+
+def test_one_draw_by_hand():
+    """Probabilities .2, .5, .3: sorted .5, .3, .2 with sums .5, .8, 1. Two kept: .625, .375."""
+    logits = torch.tensor([0.2, 0.5, 0.3]).log().repeat(5, 1)
+    u = torch.tensor([0.0, 0.49, 0.51, 0.79, 0.81])
+    assert _draw(logits, u, 3, 1.0).tolist() == [1, 1, 2, 2, 0]
+    u = torch.tensor([0.0, 0.49, 0.62, 0.63, 0.99])
+    assert _draw(logits, u, 2, 1.0).tolist() == [1, 1, 1, 2, 2]
+    assert _draw(logits, u, 3, 0.4).tolist() == [1] * 5  # the smallest set that reaches .4 is the first token
+    assert _draw(logits, u, 3, 0.6).tolist() == [1, 1, 1, 2, 2]
+
+
+def test_a_draw_that_rounds_to_one_stays_in_the_nucleus():
+    logits = torch.tensor([[0.2, 0.5, 0.3]]).log()
+    assert _draw(logits, torch.tensor([1.0]), 3, 0.6).tolist() == [2]
+
+
+def test_stop_tokens_end_a_row_and_are_not_in_its_text():
+    model = tiny_model(stops=[25, 26])
+    samples = sample(model, TOKENIZER, random_prompts(40), max_new_tokens=30, temperature=1.5, seed=1)
+    stops = {1, 25, 26}  # the model's and the tokenizer's
+    for s in samples:
+        assert s.stopped == (s.token_ids[-1] in stops)
+        assert not stops & set(s.token_ids[:-1])
+        assert s.stopped or len(s.token_ids) == 30
+        assert s.text == TOKENIZER.decode([i for i in s.token_ids if i > 1]).strip()
+    assert {s.stopped for s in samples} == {True, False}
+    assert {s.token_ids[-1] for s in samples if s.stopped} == stops
+
+
+def test_finished_rows_leave_the_batch():
+    model = tiny_model(stops=STOPS)
+    seen = forward_shapes(model)
+    samples = sample(model, TOKENIZER, random_prompts(40), max_new_tokens=40, temperature=1.5)
+    rows = [shape[0] for shape in seen]
+    assert rows[0] == 40
+    assert rows == sorted(rows, reverse=True)
+    for step in range(1, len(rows)):  # rows of the step after token `step`: at most 1.25 times those still going
+        going = sum(len(s.token_ids) > step for s in samples)
+        assert going <= rows[step] <= going / 0.8
+    assert len(rows) == max(len(s.token_ids) for s in samples)
+
+
+def test_nothing_is_computed_after_the_last_row_stopped():
+    model = tiny_model(stops=list(range(100)))
+    seen = forward_shapes(model)
+    samples = sample(model, TOKENIZER, random_prompts(5), max_new_tokens=30)
+    assert [len(s.token_ids) for s in samples] == [1] * 5
+    assert len(seen) == 1
+
+
+def test_no_prompts_give_no_samples():
+    assert sample(tiny_model(), TOKENIZER, []) == []
+
+
+def test_the_model_keeps_its_mode():
+    model = tiny_model().train()
+    sample(model, TOKENIZER, [[40]], max_new_tokens=1)
+    assert model.training
+
+
+def test_empty_prompt_is_named():
+    with pytest.raises(ValueError, match="prompt 1 is empty: expected at least one token; drop the row"):
+        sample(tiny_model(), TOKENIZER, [[4], []])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"max_new_tokens": 0}, {"temperature": -0.1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}, {"batch_size": 0}],
+)
+def test_options_out_of_range(option):
+    with pytest.raises(ValueError, match="expected max_new_tokens >= 1, temperature >= 0, top_k >= 1, 0 < top_p <= 1"):
+        sample(tiny_model(), TOKENIZER, [[4]], **option)
+
+
+def test_progress_is_shown_only_where_it_was_asked_for(capsys):
+    sample(tiny_model(), TOKENIZER, [[40]], max_new_tokens=1)
+    assert capsys.readouterr() == ("", "")
+    sample(tiny_model(), TOKENIZER, [[40]], max_new_tokens=1, progress="answering")
+    out, err = capsys.readouterr()
+    assert out == "" and "answering" in err
+
+
+def test_chats_are_rendered_with_the_models_template():
+    def look(): ...
+
+    chats = [[{"role": "user", "content": "hi"}], [{"role": "user", "content": "you"}]]
+    assert chat_ids(TOKENIZER, chats) == [TOKENIZER.encode("user:hi|>"), TOKENIZER.encode("user:you|>")]
+    assert chat_ids(TOKENIZER, chats, tools=[look])[0] == TOKENIZER.encode("user:hilook|>")
+    model = tiny_model()
+    assert sample_chats(model, TOKENIZER, chats, max_new_tokens=4) == sample(
+        model, TOKENIZER, chat_ids(TOKENIZER, chats), max_new_tokens=4
+    )
+
+
+# --- the merged copy of a PEFT model
+
+
+def change_adapter(peft_model) -> None:
+    """One step of an optimiser, as in training."""
+    trained = [p for p in peft_model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=0.05)
+    peft_model(input_ids=torch.tensor([[40, 41, 42]])).logits.square().mean().backward()
+    optimiser.step()
+
+
+def test_the_merged_copy_has_the_logits_of_the_peft_model():
+    policy, plain = tiny_peft(), tiny_model()
+    ids = random_prompts(1, prefix=8)[0]
+    before = next_logits(plain, ids)
+    copy = MergedCopy(policy, plain)
+    assert copy.model is plain
+    assert torch.allclose(next_logits(plain, ids), next_logits(policy, ids), atol=1e-4)
+    assert (next_logits(plain, ids) - before).abs().max() > 0.1  # the adapter matters
+
+
+def test_the_merged_copy_follows_after_an_update():
+    policy = tiny_peft()
+    copy = MergedCopy(policy, tiny_model())
+    change_adapter(policy)
+    ids = [40, 41, 42, 43]
+    assert logit_change(policy, copy.model, ids) > 0.01
+    assert copy.refresh() is copy.model
+    assert logit_change(policy, copy.model, ids) < 1e-4
+
+
+def test_refreshing_builds_up_no_rounding():
+    policy = tiny_peft()
+    copy = MergedCopy(policy, tiny_model().to(torch.bfloat16))
+    before = {name: weight.clone() for name, weight in copy.model.state_dict().items()}
+    for _ in range(20):
+        copy.refresh()
+    assert all(torch.equal(before[name], weight) for name, weight in copy.model.state_dict().items())
+
+
+def test_the_merged_copy_leaves_the_trained_model_alone():
+    policy = tiny_peft()
+    before = {name: weight.clone() for name, weight in policy.state_dict().items()}
+    MergedCopy(policy, tiny_model()).refresh()
+    assert all(torch.equal(before[name], weight) for name, weight in policy.state_dict().items())
+
+
+def test_the_merged_copy_of_an_nf4_model(tmp_path):
+    """QLoRA: the copy holds the dequantised base, not the weights before they were quantised."""
+    from peft import LoraConfig, get_peft_model
+
+    from ftlib.models import load_model
+
+    tiny_model().save_pretrained(tmp_path)
+    base = load_model(str(tmp_path), dtype="fp32", nf4=True)
+    lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    policy = get_peft_model(base, lora).eval()
+    copy = MergedCopy(policy, load_model(str(tmp_path), dtype="fp32"))
+    ids = [40, 41, 42, 43]
+    assert logit_change(policy, copy.model, ids) < 1e-3
+    original = tiny_model().model.layers[0].self_attn.q_proj.weight
+    _, target, kept = copy._pairs[0]
+    assert kept.shape == target.weight.shape == original.shape
+    assert 1e-3 < (kept - original).abs().max() < 0.3  # NF4 rounds, and only a little
+
+
+# --- TRL's rollouts
+
+
+def call_generate(model, prompts, **options):
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    config = GenerationConfig(**{"max_new_tokens": 8, "do_sample": True, "temperature": 1.0, "top_k": 20, **options})
+    return ids, model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+
+
+def test_fast_rollouts_answer_generate_and_put_it_back():
+    policy = tiny_peft(stops=STOPS)
+    copy = MergedCopy(policy, tiny_model(stops=STOPS))
+    prompts = random_prompts(6)
+    with fast_rollouts(policy, copy, TOKENIZER, seed=4):
+        ids, out = call_generate(policy, prompts)
+        _, again = call_generate(policy, prompts)
+    assert "generate" not in vars(policy)
+    assert policy.generate.__func__ is type(policy).generate
+    width = ids.shape[1]
+    assert torch.equal(out[:, :width], ids)
+    expected = sample(copy.model, TOKENIZER, prompts, max_new_tokens=8, temperature=1.0, top_k=20, seed=4 * 100_003 + 1)
+    for row, s in zip(out[:, width:].tolist(), expected, strict=True):
+        assert row[: len(s.token_ids)] == s.token_ids
+        assert set(row[len(s.token_ids) :]) <= {TOKENIZER.pad_token_id}
+    assert out.shape != again.shape or not torch.equal(out, again)  # each call draws anew
+
+
+def test_fast_rollouts_put_generate_back_after_an_error():
+    policy = tiny_peft()
+    copy = MergedCopy(policy, tiny_model())
+    with pytest.raises(KeyError), fast_rollouts(policy, copy, TOKENIZER, seed=4):
+        raise KeyError("training failed")
+    assert "generate" not in vars(policy)
+
+
+def test_fast_rollouts_refresh_when_the_adapter_has_changed_and_only_then():
+    policy = tiny_peft()
+    copy = MergedCopy(policy, tiny_model())
+    refresh, calls = copy.refresh, []
+    copy.refresh = lambda: calls.append(1) or refresh()
+    with fast_rollouts(policy, copy, TOKENIZER, seed=4):
+        call_generate(policy, [[40, 41]])
+        call_generate(policy, [[40, 41]])
+        assert len(calls) == 1
+        change_adapter(policy)
+        ids, out = call_generate(policy, [[40, 41]], do_sample=False)
+        assert len(calls) == 2
+    assert logit_change(policy, copy.model, [40, 41]) < 1e-4
+    assert out[0, 2].item() == next_logits(policy, [40, 41])[-1].argmax().item()
+
+
+def test_fast_rollouts_take_trls_way_of_saying_no_top_k():
+    """TRL's top_k = 0 means all tokens; the prompt's padding is taken off before sampling."""
+    policy = tiny_peft()
+    copy = MergedCopy(policy, tiny_model())
+    config = SimpleNamespace(max_new_tokens=3, do_sample=True, temperature=1.0, top_k=0, top_p=None)
+    ids = torch.tensor([[0, 0, 40], [41, 42, 43]])
+    with fast_rollouts(policy, copy, TOKENIZER, seed=0):
+        out = policy.generate(
+            input_ids=ids, attention_mask=torch.tensor([[0, 0, 1], [1, 1, 1]]), generation_config=config
+        )
+    expected = sample(copy.model, TOKENIZER, [[40], [41, 42, 43]], max_new_tokens=3, temperature=1.0, top_k=100, seed=1)
+    assert out[0, 3 : 3 + len(expected[0].token_ids)].tolist() == expected[0].token_ids
+    assert out[1, 3 : 3 + len(expected[1].token_ids)].tolist() == expected[1].token_ids
+
+
+def test_logit_change_by_hand():
+    one, other = tiny_model(0), tiny_model(1)
+    assert logit_change(one, one, [40, 41]) == 0.0
+    by_hand = (next_logits(one, [40, 41])[-1] - next_logits(other, [40, 41])[-1]).abs().max().item()
+    assert logit_change(one, other, [40, 41]) == pytest.approx(by_hand, abs=1e-5)

@@ -1,0 +1,126 @@
+"""The notebooks, run for real on profile `smoke`: the whole chain once, then each one alone from a copy of that run."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ftlib.evidence import verify_run
+from ftlib.runs import STAGE
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
+pytestmark = pytest.mark.chain
+
+
+def environment(runs: Path) -> dict:
+    return {**os.environ, "FTLIB_RUNS": str(runs), "TOKENIZERS_PARALLELISM": "false"}
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory) -> Path:
+    """A finished smoke run of all notebooks, made by the command that users type."""
+    runs = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "-m", "ftlib", "run", "--profile", "smoke", "--run", "chain", "--seed", "3"]
+    done = subprocess.run(command, cwd=runs, env=environment(runs), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return runs / "chain"
+
+
+def papermill(name: str, out: Path, runs: Path, *parameters: str, cwd: Path) -> subprocess.CompletedProcess:
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(ROOT / "notebooks" / f"{name}.ipynb"),
+        str(out),
+        "--no-progress-bar",
+    ]
+    return subprocess.run(
+        [*command, *parameters], cwd=cwd, env=environment(runs), capture_output=True, text=True, check=False
+    )
+
+
+def test_the_chain_completes_and_reports(chain):
+    summary = json.loads((chain / "summary.json").read_text(encoding="utf-8"))
+    assert summary["profile"] == "smoke" and summary["seed"] == 3
+    assert [name for name in NAMES if summary["notebooks"].get(name, {}).get("status") != "complete"] == []
+    wanted = {
+        "sft.intent_accuracy", "sft.json_valid", "dpo.harmful_refused", "dpo.borderline_refused", "dpo.win_rate",
+        "rft.task_success",
+    }  # fmt: skip
+    assert wanted <= set(summary["metrics"])
+    for name, metric in summary["metrics"].items():
+        assert {"baseline", "candidate", "n", "ci95", "unit", "higher_is_better"} <= set(metric), name
+    assert all(not gate.get("evidence", True) for gate in summary["gates"]), (
+        "a smoke gate must be marked as no evidence"
+    )
+    for stage in ("sft", "dpo", "rft"):
+        assert (chain / "artifacts" / stage / "adapter" / "adapter_config.json").is_file()
+    assert verify_run(chain) == []
+    report = (chain / "report.html").read_text(encoding="utf-8")
+    assert "rft.task_success" in report and "smoke" in report
+
+
+def test_a_second_start_has_nothing_left_to_do(chain):
+    before = {name: (chain / f"{name}.ipynb").stat().st_mtime_ns for name in NAMES}
+    command = [sys.executable, "-m", "ftlib", "run", "--profile", "smoke", "--run", "chain", "--seed", "3"]
+    runs = chain.parent
+    done = subprocess.run(command, cwd=runs, env=environment(runs), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {name: (chain / f"{name}.ipynb").stat().st_mtime_ns for name in NAMES} == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_notebook_alone(name, chain, tmp_path):
+    """Plain papermill from a foreign working directory, over a copy of the finished run without this one's stage."""
+    copy = tmp_path / "runs" / "chain"
+    shutil.copytree(chain, copy, ignore=shutil.ignore_patterns("checkpoints", "*.ipynb"))
+    shutil.rmtree(copy / "artifacts" / STAGE[name])
+    given = ["-p", "profile", "smoke", "-p", "headless", "True", "-p", "seed", "3", "-r", "run_dir", str(copy)]
+    done = papermill(name, tmp_path / "out.ipynb", tmp_path / "runs", *given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (copy / "artifacts" / STAGE[name] / "COMPLETE").is_file()
+
+
+REFUSALS = [
+    (["-p", "profile", "cpuu"], "expected one of"),
+    (["-p", "profil", "smoke"], "profil"),
+    (["-p", "profile", "smoke", "-r", "model_id", "./no/such/model"], "no/such/model"),
+]
+
+
+@pytest.mark.parametrize("parameters, message", REFUSALS)
+def test_bad_parameters_are_refused_with_one_clear_error(parameters, message, tmp_path):
+    done = papermill("00_start_here", tmp_path / "out.ipynb", tmp_path / "runs", *parameters, cwd=tmp_path)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert not list((tmp_path / "runs").glob("*/artifacts")), "a refused start must leave no stage behind"
+
+
+def test_a_notebook_before_its_upstream_names_what_to_run_first(tmp_path):
+    given = ["-p", "profile", "smoke", "-p", "headless", "True", "-r", "run_dir", str(tmp_path / "runs" / "new")]
+    done = papermill("04_dpo_qlora", tmp_path / "out.ipynb", tmp_path / "runs", *given, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "02_sft" in done.stderr and "first" in done.stderr
+
+
+def test_a_broken_row_is_refused_with_file_and_line(chain, tmp_path):
+    copy = tmp_path / "runs" / "chain"
+    shutil.copytree(chain, copy, ignore=shutil.ignore_patterns("checkpoints", "*.ipynb"))
+    rows = (ROOT / "data" / "sft" / "train.jsonl").read_text(encoding="utf-8").splitlines()[:5]
+    rows[2] = rows[2].replace('"task"', '"tusk"')
+    broken = tmp_path / "mine.jsonl"
+    broken.write_text("\n".join(rows), encoding="utf-8")
+    summary = (copy / "summary.json").read_bytes()
+    given = ["-p", "profile", "smoke", "-p", "headless", "True", "-p", "seed", "3", "-r", "run_dir", str(copy)]
+    done = papermill(
+        "02_sft", tmp_path / "out.ipynb", tmp_path / "runs", *given, "-r", "train_path", str(broken), cwd=tmp_path
+    )
+    assert done.returncode != 0
+    assert "mine.jsonl line 3" in done.stderr and "task" in done.stderr
+    assert (copy / "artifacts" / "sft" / "COMPLETE").is_file() and (copy / "summary.json").read_bytes() == summary
