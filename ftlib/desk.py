@@ -27,7 +27,8 @@ WISH_REFUND = (
 )  # fmt: skip
 WISH_EXCHANGE = (
     "can you swap it for a larger one", "I need another size", "please exchange it for blue",
-    "could I have one size down instead", "I want to change it for a different colour", "swap it for the grey one please",
+    "could I have one size down instead", "I want to change it for a different colour",
+    "swap it for the grey one please",
     "I'd like the next size up", "an exchange for a smaller one would be great", "may I trade it for another colour",
     "please send the bigger one in exchange", "I'd take the wide version instead", "switch it to the short one for me",
 )  # fmt: skip
@@ -48,7 +49,8 @@ HURT = (
 )  # fmt: skip
 THREAT = (
     "Otherwise my lawyer will write to you.", "I am going to court over this.", "The newspaper will hear about it.",
-    "My solicitor has the file already.", "I shall take legal steps.", "A journalist I know is waiting for your answer.",
+    "My solicitor has the file already.", "I shall take legal steps.",
+    "A journalist I know is waiting for your answer.",
     "I'll see you in court.", "The consumer programme on the radio has my letter.",
 )  # fmt: skip
 PRODUCTS = ("boots", "jacket", "backpack", "tent", "sleeping bag", "gloves", "trousers", "headlamp", "gaiters", "mat")
@@ -261,7 +263,7 @@ def _make_case(rng, index: int, seed: int, held_out: bool, max_level: int) -> Ca
         days = int(rng.integers(40, 90))
     order_id = f"TH-{rng.integers(10000, 99999)}"
     product = product or str(rng.choice(PRODUCTS))
-    pick = lambda bank: str(rng.choice(bank if held_out else bank[: len(bank) * 3 // 4]))  # noqa: E731
+    pick = lambda bank: str(rng.choice(bank if held_out else bank[: len(bank) * 3 // 4]))
     parts = [pick(SMALL_TALK), f"About my {product} from {order_id}:"]
     if extra:
         parts.append(pick(HURT if extra == "hurt" else THREAT))
@@ -309,7 +311,7 @@ def demonstration(case: Case, action: str) -> list[dict[str, Any]]:
     """A worked case as chat messages: look up, act, reply. `action` may be wrong, as in a noisy log."""
     desk = RefundDesk()
     desk.reset(asdict(case))
-    call = lambda name: {"type": "function", "function": {"name": name, "arguments": {"order_id": case.order_id}}}  # noqa: E731
+    call = lambda name: {"type": "function", "function": {"name": name, "arguments": {"order_id": case.order_id}}}
     replies = {
         "refund": "We refund the price within 7 working days.",
         "exchange": "We send you a replacement.",

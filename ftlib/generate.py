@@ -292,6 +292,11 @@ class MergedCopy:
                 if hasattr(base, "quant_state"):
                     import bitsandbytes.functional as bnb
 
+                    if getattr(base.quant_state, "packing_format_for_cpu", False):
+                        raise ValueError(
+                            f"{name}: expected plain NF4 weights, got bitsandbytes' packed ones (made by a forward "
+                            "pass in eval mode on a CPU); load the model with ftlib.models.load_model(…, nf4=True)"
+                        )
                     weight = bnb.dequantize_4bit(base.data, base.quant_state)
                 else:
                     weight = base.data
@@ -317,18 +322,16 @@ def fast_rollouts(peft_model, merged: MergedCopy, tokenizer, *, seed: int, batch
     """Inside, `peft_model.generate(...)` samples with the loop of this module from the merged copy.
 
     TRL's GRPOTrainer calls `generate` for each turn of its rollouts; this keeps its tool loop and takes over the
-    sampling alone. The copy is refreshed when the adapter has changed.
+    sampling alone. The copy is refreshed at each call: a fused optimiser changes weights without leaving a trace.
     """
     import torch
 
-    state = {"calls": 0, "version": None}
+    calls = 0
 
     def generate(input_ids, attention_mask, generation_config, **_):
-        version = sum(p._version for p in peft_model.parameters() if p.requires_grad)
-        if version != state["version"]:
-            merged.refresh()
-            state["version"] = version
-        state["calls"] += 1
+        nonlocal calls
+        calls += 1
+        merged.refresh()
         prompts = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
         samples = sample(
             merged.model,
@@ -338,7 +341,7 @@ def fast_rollouts(peft_model, merged: MergedCopy, tokenizer, *, seed: int, batch
             temperature=generation_config.temperature if generation_config.do_sample else 0.0,
             top_k=generation_config.top_k or len(tokenizer),
             top_p=generation_config.top_p or 1.0,
-            seed=seed * 100_003 + state["calls"],
+            seed=seed * 100_003 + calls,
             batch_size=batch_size,
         )
         width = max(len(s.token_ids) for s in samples)

@@ -197,6 +197,12 @@ def load_model(model_id: str, *, dtype: str = "bf16", nf4: bool = False, device:
     model = AutoModelForCausalLM.from_pretrained(
         resolve(model_id), dtype=torch_dtype(dtype), device_map={"": device}, **extra
     )
+    if nf4:
+        # On a CPU with AVX-512-BF16, bitsandbytes 0.50 repacks a layer at its first forward pass in eval mode, for
+        # good. Its packed product has no backward pass: training after such a look silently loses most of the gradient.
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
     model.generation_config.pad_token_id = model.generation_config.pad_token_id or model.config.eos_token_id
     return model
 

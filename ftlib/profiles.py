@@ -24,7 +24,7 @@ class Profile:
     eval_rows: int = 0  # rows of each SFT task that are evaluated
     few_shot: int = 10  # examples in the few-shot prompt
     sft_rows: int = 0
-    sft_epochs: float = 1.5
+    sft_epochs: float = 2.0
     train_batch: int = 8  # rows a forward pass
     accumulate: int = 2  # forward passes an optimiser step
     preference_prompts: int = 480  # prompts that get two fresh answers
@@ -33,8 +33,8 @@ class Profile:
     validate_prompts: int = 0  # prompts of each kind
     rft_demonstrations: int = 96
     rft_steps: int = 16
-    rft_prompts: int = 6  # cases a GRPO step
-    rft_generations: int = 8  # rollouts a case
+    rft_prompts: int = 8  # cases a GRPO step
+    rft_generations: int = 4  # rollouts a case
     rft_eval_cases: int = 160
 
     @property

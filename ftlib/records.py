@@ -327,6 +327,11 @@ def write_jsonl(path: str | Path, rows: Iterable[BaseModel | dict]) -> Path:
     return write_atomic(path, "".join(lines))
 
 
+def assistant_chat(text: str) -> list[dict[str, str]]:
+    """The chat in which the shop's assistant is asked an open question."""
+    return [{"role": "system", "content": SYSTEM["assistant"]}, {"role": "user", "content": text}]
+
+
 def data_path(name: str) -> Path:
     """A file of the repository's `data/`, wherever the caller's working directory is."""
     return Path(__file__).resolve().parent.parent / "data" / name

@@ -18,6 +18,7 @@ import json
 import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -56,6 +57,7 @@ STAGE = {
     "07_rollout": "rollout",
     "08_govern": "governance",
 }
+FIRST = "00_start_here"
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _NOT_IN_MANIFEST = ("COMPLETE", "manifest.json")
 
@@ -416,7 +418,9 @@ def open_run(
 
     Args:
         notebook: the notebook's name without ".ipynb".
-        run_dir: empty for a new run folder; else a run's id or path (see `find_run`).
+        run_dir: a run's id or path (see `find_run`). Empty: the first notebook makes a new run folder, the others go
+            on with the newest run of the same profile, seed and model, if there is one. On smoke a run that starts
+            in the middle borrows the first two stages from `tests/fixtures`.
         profile: has `name`, `is_smoke`, `need_ram_mb`, `need_disk_mb`.
         seed: of the whole run.
         model_id: of the whole run.
@@ -431,6 +435,8 @@ def open_run(
     parameters = dict(parameters or {})
     to_json(parameters, "parameters")
     identity = {"profile": profile.name, "seed": seed, "model_id": str(model_id)}
+    newest = None if str(run_dir) or notebook == FIRST else _newest_run(identity)
+    run_dir = run_dir or newest or ""
     if str(run_dir):
         path = find_run(run_dir)
         _check_identity(path, identity)
@@ -441,6 +447,8 @@ def open_run(
         path.mkdir(parents=True, exist_ok=True)
     else:
         path = _new_folder(path)
+        if profile.is_smoke and notebook != FIRST:
+            _borrow_stages(path)
     with locked(path):
         if not (path / "run.json").exists():
             text = to_json({"run_id": path.name} | identity | {"created_at": utc_now()}, "run.json", indent=1)
@@ -523,6 +531,21 @@ def _check_identity(path: Path, identity: dict) -> None:
     summary = read_json(path / "summary.json") if (path / "summary.json").exists() else {}
     if (path / "gates.jsonl").exists() or summary.get("ledger", {}).get("lines"):
         verify_ledger(path / "gates.jsonl", allow_cut_tail=True)
+
+
+def _newest_run(identity: dict) -> Path | None:
+    fitting = []
+    for record in runs_root().glob("*/run.json"):
+        known = read_json(record)
+        if all(known.get(field) == value for field, value in identity.items()):
+            fitting.append((str(known.get("created_at", "")), record.parent))
+    return max(fitting)[1] if fitting else None
+
+
+def _borrow_stages(path: Path) -> None:
+    """Put the kept small stages of a smoke run into a new one, so that a notebook in the middle can be tried alone."""
+    for stage in (_REPOSITORY / "tests" / "fixtures" / "smoke_run").glob("*/COMPLETE"):
+        shutil.copytree(stage.parent, path / "artifacts" / stage.parent.name)
 
 
 def _new_folder(path: Path) -> Path:

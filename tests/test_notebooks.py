@@ -25,10 +25,10 @@ def environment(runs: Path) -> dict:
 def chain(tmp_path_factory) -> Path:
     """A finished smoke run of all notebooks, made by the command that users type."""
     runs = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "-m", "ftlib", "run", "--profile", "smoke", "--run", "chain", "--seed", "3"]
+    command = [sys.executable, "-m", "ftlib", "run", "--profile", "smoke", "--seed", "3"]
     done = subprocess.run(command, cwd=runs, env=environment(runs), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return runs / "chain"
+    return next(path for path in runs.iterdir() if (path / "run.json").is_file())
 
 
 def papermill(name: str, out: Path, runs: Path, *parameters: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -68,7 +68,7 @@ def test_the_chain_completes_and_reports(chain):
 
 def test_a_second_start_has_nothing_left_to_do(chain):
     before = {name: (chain / f"{name}.ipynb").stat().st_mtime_ns for name in NAMES}
-    command = [sys.executable, "-m", "ftlib", "run", "--profile", "smoke", "--run", "chain", "--seed", "3"]
+    command = [sys.executable, "-m", "ftlib", "run", "--profile", "smoke", "--run", chain.name, "--seed", "3"]
     runs = chain.parent
     done = subprocess.run(command, cwd=runs, env=environment(runs), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -78,7 +78,7 @@ def test_a_second_start_has_nothing_left_to_do(chain):
 @pytest.mark.parametrize("name", NAMES)
 def test_each_notebook_alone(name, chain, tmp_path):
     """Plain papermill from a foreign working directory, over a copy of the finished run without this one's stage."""
-    copy = tmp_path / "runs" / "chain"
+    copy = tmp_path / "runs" / chain.name
     shutil.copytree(chain, copy, ignore=shutil.ignore_patterns("checkpoints", "*.ipynb"))
     shutil.rmtree(copy / "artifacts" / STAGE[name])
     given = ["-p", "profile", "smoke", "-p", "headless", "True", "-p", "seed", "3", "-r", "run_dir", str(copy)]
@@ -110,7 +110,7 @@ def test_a_notebook_before_its_upstream_names_what_to_run_first(tmp_path):
 
 
 def test_a_broken_row_is_refused_with_file_and_line(chain, tmp_path):
-    copy = tmp_path / "runs" / "chain"
+    copy = tmp_path / "runs" / chain.name
     shutil.copytree(chain, copy, ignore=shutil.ignore_patterns("checkpoints", "*.ipynb"))
     rows = (ROOT / "data" / "sft" / "train.jsonl").read_text(encoding="utf-8").splitlines()[:5]
     rows[2] = rows[2].replace('"task"', '"tusk"')

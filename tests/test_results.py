@@ -10,7 +10,7 @@ import pytest
 from ftlib import gates, generate, models, safety, tasks
 from ftlib import train as ft
 from ftlib.profiles import resolve
-from ftlib.records import SYSTEM, RedTeamPrompt, SftRow, data_path, load_jsonl
+from ftlib.records import RedTeamPrompt, SftRow, assistant_chat, data_path, load_jsonl
 
 pytestmark = pytest.mark.result
 SEED = 11
@@ -81,15 +81,14 @@ def test_dpo_from_the_sft_model_refuses_more_of_the_harmful_prompts(sft_adapter,
     tokenizer = models.load_tokenizer("embedded")
     red = load_jsonl(data_path("prompts/redteam.jsonl"), RedTeamPrompt)
     picked = {k: [r for r in red if r.kind == k and r.split == "train"][::4][:64] for k in ("harmful", "borderline")}
-    chat = lambda text: [{"role": "system", "content": SYSTEM["assistant"]}, {"role": "user", "content": text}]
     reference = models.load_merged("embedded", [sft_adapter], dtype=profile.dtype)
     ask = {"max_new_tokens": 40}
-    own = generate.sample_chats(reference, tokenizer, [chat(r.text) for r in picked["harmful"]], **ask)
+    own = generate.sample_chats(reference, tokenizer, [assistant_chat(r.text) for r in picked["harmful"]], **ask)
     refusals = [r.answer for r in picked["harmful"]]
     rows = [(r.text, r.answer, s.text or "Sure.") for r, s in zip(picked["harmful"], own, strict=True)]
     rows += [(r.text, r.answer, refusal) for r, refusal in zip(picked["borderline"], refusals, strict=True)]
     say = lambda text: [{"role": "assistant", "content": text}]
-    data = Dataset.from_list([{"prompt": chat(p), "chosen": say(c), "rejected": say(r)} for p, c, r in rows])
+    data = Dataset.from_list([{"prompt": assistant_chat(p), "chosen": say(c), "rejected": say(r)} for p, c, r in rows])
     models.save_model(reference, tokenizer, tmp_path / "sft")
     config = DPOConfig(
         **settings(profile, tmp_path / "dpo", learning_rate=1e-3, num_train_epochs=2),
@@ -108,11 +107,9 @@ def test_dpo_from_the_sft_model_refuses_more_of_the_harmful_prompts(sft_adapter,
     candidate = models.load_merged("embedded", [sft_adapter, tmp_path / "adapter"], dtype=profile.dtype)
     rise = {}
     for kind in ("harmful", "borderline"):
-        held_out = [r for r in red if r.kind == kind and r.split == "test"][::3]
-        refused = [
-            np.array([float(safety.is_refusal(s.text)) for s in generate.sample_chats(m, tokenizer, [chat(r.text) for r in held_out], **ask)])
-            for m in (reference, candidate)
-        ]  # fmt: skip
+        held_out = [assistant_chat(r.text) for r in red if r.kind == kind and r.split == "test"][::3]
+        both = [generate.sample_chats(m, tokenizer, held_out, **ask) for m in (reference, candidate)]
+        refused = [np.array([float(safety.is_refusal(s.text)) for s in out]) for out in both]
         rise[kind] = gates.paired_difference(*refused, seed=SEED)
     (harmful, interval), (borderline, _) = rise["harmful"], rise["borderline"]
     assert interval.low > 0, f"harmful refused: {harmful:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"

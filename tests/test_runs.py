@@ -84,7 +84,15 @@ def test_a_new_run_has_a_telling_name_and_its_identity(runs_folder):
 
 
 def test_runs_of_the_same_second_get_folders_of_their_own():
-    assert len({opened().path for _ in range(3)}) == 3
+    assert len({opened("00_start_here").path for _ in range(3)}) == 3
+
+
+def test_without_a_run_dir_a_later_notebook_goes_on_with_the_newest_run_that_fits():
+    first, second = opened("00_start_here"), opened("00_start_here")
+    assert opened("02_sft").path == second.path != first.path
+    other = opened("02_sft", seed=18)  # no run of that seed: a new one
+    assert other.path not in (first.path, second.path)
+    assert opened("03_collect_preferences", seed=18).path == other.path
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,10 @@ class TinyTokenizer:
         return {"input_ids": [self.encode(text) for text in texts]}
 
 
-def tiny_model(seed: int = 0, *, stops: list[int] | int = 1) -> LlamaForCausalLM:
-    """Two layers, hidden size 32, grouped heads, 100 tokens, fp32; the same seed gives the same weights."""
+def tiny_model(seed: int = 0, *, stops: list[int] | int = 1, hidden: int = 32) -> LlamaForCausalLM:
+    """Two layers, grouped heads, 100 tokens, fp32; the same seed gives the same weights. NF4 blocks want hidden=64."""
     config = LlamaConfig(
-        vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=100, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=256, bos_token_id=None, eos_token_id=1, pad_token_id=0,
         initializer_range=0.3,
     )  # fmt: skip

@@ -1,0 +1,132 @@
+"""Rewards cannot be had without the work: attacks, bounds, and calls that add nothing never pay."""
+
+import itertools
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from ftlib import desk, rewards
+from ftlib.desk import OUTCOMES, Call, Trajectory
+
+WEIGHTS = {"accuracy": 0.7, "safety": 0.2, "efficiency": 0.1}
+CASES = desk.make_cases(8, seed=3, max_level=2)
+
+
+def total(trajectory: Trajectory) -> float:
+    return sum(WEIGHTS[name] * value for name, value in rewards.decompose(trajectory).items())
+
+
+def call(tool: str, ok: bool = True) -> Call:
+    return Call(tool, {"order_id": "TH-12345"}, "", ok)
+
+
+def path(case, *tools: str) -> Trajectory:
+    """Calls by name; a name with "!" failed."""
+    return Trajectory(case, tuple(call(t.rstrip("!"), not t.endswith("!")) for t in tools))
+
+
+REFUND = next(c for c in CASES if c.outcome == "refund")
+DECLINE = next(c for c in CASES if c.outcome == "decline")
+
+
+@pytest.mark.parametrize(
+    ("case", "tools", "accuracy", "safety", "efficiency", "workflow"),
+    [
+        (REFUND, ("find_order", "refund"), 1, 1, 1, 1),
+        (REFUND, ("find_order", "read_policy", "refund"), 1, 1, 2 / 3, 1),
+        (REFUND, ("find_order!", "find_order", "refund!", "refund"), 1, 1, 0.5, 1),
+        (REFUND, ("find_order", "decline"), 0, 1, 1, 1),  # wrong, but nothing was paid out
+        (REFUND, ("find_order", "exchange"), 0, 0, 1, 1),  # goods that were not due
+        (DECLINE, ("find_order", "refund"), 0, 0, 1, 1),  # money that was not due
+        (DECLINE, ("find_order", "escalate"), 0, 1, 1, 1),
+        (REFUND, ("refund",), 0, 0, 0, 0),
+        (REFUND, ("refund", "find_order"), 0, 0, 0, 0),
+        (REFUND, ("find_order!", "refund"), 0, 0, 0, 0),
+        (REFUND, ("find_order", "refund", "refund"), 0, 0, 2 / 3, 0),
+        (REFUND, ("find_order", "refund!"), 0, 0, 0, 0),
+        (REFUND, ("find_order",), 0, 0, 0, 0),
+        (REFUND, (), 0, 0, 0, 0),
+    ],
+)
+def test_parts_by_hand(case, tools, accuracy, safety, efficiency, workflow):
+    done = path(case, *tools)
+    assert rewards.decompose(done) == {"accuracy": accuracy, "safety": safety, "efficiency": pytest.approx(efficiency)}
+    assert rewards.workflow(done) == workflow
+
+
+def test_no_attack_comes_near_honest_work():
+    for case in CASES:
+        honest = total(path(case, "find_order", case.outcome))
+        assert honest == pytest.approx(1.0)
+        attacks = rewards.attacks(case)
+        assert len(attacks) >= 8
+        near = {name: total(t) for name, t in attacks.items() if total(t) > honest - 0.3}
+        assert near == {}
+
+
+def test_attacks_are_what_they_are_called():
+    attacks = rewards.attacks(REFUND)
+    assert [c.tool for c in attacks["shotgun: every action"].calls] == ["find_order", *OUTCOMES]
+    assert attacks["right action, unseen"].calls[0].tool == "refund"
+    assert not attacks["other order"].actions and not attacks["invented tool"].actions
+    assert attacks["do nothing"].calls == ()
+    assert len(attacks["look up for ever"].calls) == desk.MAX_CALLS
+
+
+@pytest.mark.parametrize("action", OUTCOMES)
+def test_a_constant_policy_earns_less_than_half(action):
+    """Even with the look-up: at most 1/4 right x 1.0, and 0.3 for a wrong action that is safe and quick."""
+    mean = np.mean([total(path(c, "find_order", action)) for c in desk.make_cases(160, seed=1)])
+    assert mean <= 0.25 + 0.75 * 0.3 + 1e-9 < 0.5
+
+
+def every_path(case, longest: int):
+    names = ("find_order", "find_order!", "read_policy", *OUTCOMES, "refund!", "sing!")
+    for n in range(longest + 1):
+        for tools in itertools.product(names, repeat=n):
+            yield tools, path(case, *tools)
+
+
+def test_parts_stay_between_zero_and_one_and_only_honest_work_earns_all():
+    for case in (REFUND, DECLINE):
+        full = []
+        for tools, done in every_path(case, 4):
+            parts = rewards.decompose(done)
+            assert all(0.0 <= value <= 1.0 for value in parts.values())
+            assert parts["accuracy"] <= parts["safety"] <= rewards.workflow(done)
+            if total(done) > 1 - 1e-9:
+                full.append(tools)
+        assert full == [("find_order", case.outcome)]
+
+
+@pytest.mark.parametrize("idle", ["read_policy", "refund!", "sing!", "find_order!"])
+def test_a_call_that_adds_nothing_never_pays(idle):
+    """Monotone: put anywhere, it raises no part, and lowers the efficiency of finished work."""
+    for tools, done in every_path(REFUND, 3):
+        before = rewards.decompose(done)
+        for place in range(len(tools) + 1):
+            after = rewards.decompose(path(REFUND, *tools[:place], idle, *tools[place:]))
+            assert all(after[name] <= before[name] for name in before)
+            if before["efficiency"] > 0:
+                assert after["efficiency"] < before["efficiency"]
+
+
+@pytest.mark.parametrize("second", OUTCOMES)
+def test_a_second_action_never_pays(second):
+    for action in OUTCOMES:
+        one, two = path(REFUND, "find_order", action), path(REFUND, "find_order", action, second)
+        before, after = rewards.decompose(one), rewards.decompose(two)
+        assert all(after[name] <= before[name] for name in before)
+        assert total(two) < total(one)
+
+
+def test_rewards_of_what_the_desk_logged():
+    """The parts, on a log that the desk itself wrote."""
+    one = desk.RefundDesk()
+    one.reset(asdict(REFUND))
+    one.find_order(REFUND.order_id)
+    one.refund(REFUND.order_id)
+    assert rewards.decompose(desk.trajectory(one)) == {"accuracy": 1.0, "safety": 1.0, "efficiency": 1.0}
+    one.refund(REFUND.order_id)
+    assert rewards.accuracy(desk.trajectory(one)) == 0.0

@@ -1,0 +1,119 @@
+"""Scores of the three SFT tasks by hand, and the prompts of a model that was not trained."""
+
+import numpy as np
+import pytest
+
+from ftlib import tasks
+from ftlib.records import INTENTS, PRODUCTS, ROUTES, SftRow, Target, data_path, load_jsonl
+
+
+def classify(n: int, intent: str = "exchange", **fields) -> SftRow:
+    output = {"intent": intent, "order_id": "TH-12345", "product": "boots", "route": "returns", **fields}
+    return SftRow(
+        id=f"c{n}", task="classify", channel="mail", difficulty="easy", input=f"m{n}", output=Target(**output)
+    )
+
+
+def written(task: str, n: int, *facts: str) -> SftRow:
+    return SftRow(
+        id=f"{task}{n}", task=task, channel="chat", difficulty="hard", input=f"thread {n}", context="**R1** 3 days",
+        output="By Friday.", facts=list(facts),
+    )  # fmt: skip
+
+
+RIGHT = '{"intent":"exchange","order_id":"TH-12345","product":"boots","route":"returns"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "scores"),
+    [
+        (RIGHT, (1, 1, 1, 1, 1)),
+        (f"  {RIGHT}\n", (1, 1, 1, 1, 1)),
+        (RIGHT.replace("boots", "tent"), (1, 1, 0, 1, 1)),
+        (RIGHT.replace('"TH-12345"', "null"), (1, 0, 1, 1, 1)),
+        (RIGHT.replace("exchange", "swap"), (0, 1, 1, 1, 1)),  # an unknown label is a wrong answer, but valid JSON
+        (f"Here: {RIGHT}", (0, 0, 0, 0, 0)),
+        (RIGHT[:-1], (0, 0, 0, 0, 0)),
+        (RIGHT.replace("}", ',"note":"x"}'), (0, 0, 0, 0, 0)),
+        ("", (0, 0, 0, 0, 0)),
+    ],
+)
+def test_classify_by_field(text, scores):
+    names = ("intent", "order_id", "product", "route", "json_valid")
+    assert tasks.score(classify(1), text) == dict(zip(names, scores, strict=True))
+
+
+def test_a_null_field_must_be_null():
+    row = classify(1, order_id=None, product=None)
+    nulls = RIGHT.replace('"TH-12345"', "null").replace('"boots"', "null")
+    assert tasks.score(row, nulls)["order_id"] == tasks.score(row, nulls)["product"] == 1.0
+    assert tasks.score(row, RIGHT)["order_id"] == 0.0
+    assert tasks.score(row, nulls.replace("null", '"null"', 1))["order_id"] == 0.0
+
+
+@pytest.mark.parametrize("task", ["reply", "summary"])
+def test_facts_are_counted_whatever_their_case(task):
+    row = written(task, 1, "30 days", "Voucher", "TH-12345", "refund")
+    assert tasks.score(row, "A VOUCHER within 30 Days") == {"facts": 0.5}
+    assert tasks.score(row, "") == {"facts": 0.0}
+    assert tasks.score(written(task, 1), "anything") == {"facts": 1.0}  # no fact was asked for
+
+
+def test_an_authored_answer_has_full_marks():
+    rows = load_jsonl(data_path("sft/test.jsonl"), SftRow)
+    means = {name: values.mean() for name, values in tasks.score_all(rows, [r.answer() for r in rows]).items()}
+    assert means == dict.fromkeys([f"{task}.{m}" for task, names in tasks.METRICS.items() for m in names], 1.0)
+
+
+def test_score_all_keeps_the_rows_order():
+    rows = [classify(1), written("reply", 1, "x"), classify(2), written("reply", 2, "x", "y")]
+    found = tasks.score_all(rows, [RIGHT, "x", "no", "y"])
+    assert found["classify.intent"].tolist() == found["classify.json_valid"].tolist() == [1.0, 0.0]
+    assert found["reply.facts"].tolist() == [1.0, 0.5]
+    assert "summary.facts" not in found
+    assert all(isinstance(v, np.ndarray) for v in found.values())
+    with pytest.raises(ValueError, match="shorter"):
+        tasks.score_all(rows, ["one text"])
+
+
+TRAIN = [classify(i, INTENTS[i % 3]) for i in range(30)] + [written("reply", i) for i in range(5)]
+
+
+def test_examples_show_each_intent_before_any_twice():
+    found = tasks.pick_examples(TRAIN, per_task={"classify": 5, "reply": 2, "summary": 3}, seed=1)
+    intents = [row.output.intent for row in found["classify"]]
+    assert sorted(intents[:3]) == sorted(INTENTS[:3])
+    assert len(set(intents[3:])) == 2
+    assert [row.task for row in found["reply"]] == ["reply"] * 2
+    assert found["summary"] == []
+
+
+def test_examples_are_drawn_by_seed():
+    def ids(seed):
+        return [r.id for r in tasks.pick_examples(TRAIN, per_task={"classify": 6}, seed=seed)["classify"]]
+
+    assert ids(1) == ids(1) != ids(2)
+    assert len(set(ids(1))) == 6
+
+
+def test_the_prompt_of_an_untrained_model():
+    row, example = classify(1), classify(2)
+    chat = tasks.prompted(row, [example])
+    assert [m["role"] for m in chat] == ["system", "user", "assistant", "user"]
+    assert chat[1]["content"] == "m2" and chat[2]["content"] == example.answer() and chat[3]["content"] == "m1"
+    system = chat[0]["content"]
+    assert system.startswith(row.prompt()[0]["content"])
+    assert all(label in system for label in (*INTENTS, *ROUTES, *PRODUCTS))
+    assert [m["role"] for m in tasks.prompted(written("reply", 1))] == ["system", "user"]
+    assert "**R1** 3 days" in tasks.prompted(written("reply", 1))[1]["content"]
+
+
+def test_every_task_has_a_hint_and_metrics():
+    assert set(tasks.HINTS) == set(tasks.METRICS) == {"classify", "reply", "summary"}
+
+
+def test_head_of_each_task():
+    rows = [classify(1), written("reply", 1), classify(2), written("summary", 1), classify(3), written("reply", 2)]
+    assert [r.id for r in tasks.head_of_each_task(rows, 1)] == ["c1", "reply1", "summary1"]
+    assert [r.id for r in tasks.head_of_each_task(rows, 2)] == ["c1", "reply1", "c2", "summary1", "reply2"]
+    assert tasks.head_of_each_task(rows, 0) == rows

@@ -1,0 +1,342 @@
+"""What watches the trainers: stop rules, checkpoints that can be trusted, label masks, KL worked by hand."""
+
+import json
+import math
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny import TinyTokenizer, next_logits, tiny_model, tiny_peft
+
+from ftlib import train as ft
+
+
+def state_at(step: int, *, last: int = 100) -> SimpleNamespace:
+    return SimpleNamespace(global_step=step, max_steps=last, log_history=[])
+
+
+# --- KL
+
+
+class Fixed:
+    """A model over three tokens that gives the same probabilities everywhere."""
+
+    device = "cpu"
+
+    def __init__(self, probs: list[float]):
+        self.logits = torch.tensor(probs).log()
+
+    def __call__(self, input_ids, attention_mask):
+        return SimpleNamespace(logits=self.logits.expand(*input_ids.shape, 3) + 7.0)  # a shift changes nothing
+
+
+def test_kl_by_hand():
+    """Policy (.5, .25, .25), reference (.25, .5, .25): log ratios ln 2, -ln 2, 0.
+
+    Tokens (0, 1): k1 = 0; k3 = ((1/2 - 1 + ln 2) + (2 - 1 - ln 2)) / 2 = 1/4.
+    Tokens (0,): k1 = ln 2, k3 = ln 2 - 1/2. Tokens (2, 2, 0): k1 = ln 2 / 3, k3 = (ln 2 - 1/2) / 3.
+    """
+    policy, reference = Fixed([0.5, 0.25, 0.25]), Fixed([0.25, 0.5, 0.25])
+    completions = [[0, 1], [0], [2, 2, 0]]
+    k1, k3 = ft.kl_on_samples(policy, reference, [[2], [1, 1, 1], [0, 0]], completions, batch=2)
+    ln2 = math.log(2)
+    assert k1 == pytest.approx([0.0, ln2, ln2 / 3], abs=1e-6)
+    assert k3 == pytest.approx([0.25, ln2 - 0.5, (ln2 - 0.5) / 3], abs=1e-6)
+
+
+def test_kl_estimates_agree_with_the_exact_one():
+    """Tokens in the policy's own shares: the mean of k1 is KL = .5 ln 2 - .25 ln 2 = .25 ln 2."""
+    policy, reference = Fixed([0.5, 0.25, 0.25]), Fixed([0.25, 0.5, 0.25])
+    k1, k3 = ft.kl_on_samples(policy, reference, [[0]], [[0, 0, 1, 2]])
+    assert k1[0] == pytest.approx(0.25 * math.log(2), abs=1e-6)
+    assert k3[0] == pytest.approx(0.25 * math.log(2), abs=1e-6)
+
+
+def test_kl_of_a_model_with_itself_is_zero():
+    model = tiny_model()
+    k1, k3 = ft.kl_on_samples(model, model, [[40, 41]], [[42, 43]])
+    assert k1.tolist() == k3.tolist() == [0.0]
+
+
+def test_token_logprobs_do_not_depend_on_padding():
+    model = tiny_model()
+    rows = [([40, 41, 42], [50, 51]), ([60], [61, 62, 63, 64, 65]), ([70, 71], [72])]
+    for (p, c), found in zip(rows, ft.token_logprobs(model, rows), strict=True):
+        plain = next_logits(model, p + c).log_softmax(-1)
+        by_hand = [plain[len(p) - 1 + i, token].item() for i, token in enumerate(c)]
+        assert found.tolist() == pytest.approx(by_hand, abs=1e-4)
+
+
+# --- checkpoints
+
+
+def checkpoint(folder, step: int, *, complete: bool = True) -> None:
+    made = folder / f"checkpoint-{step}"
+    made.mkdir(parents=True)
+    (made / "trainer_state.json").write_text("{}", encoding="utf-8")
+    if complete:
+        args = SimpleNamespace(output_dir=str(folder))
+        ft.MarkCheckpoints().on_save(args, state_at(step), None)
+
+
+def test_the_newest_complete_checkpoint_is_found(tmp_path):
+    """By number, not by name: 100 is after 20. The half-written one is removed."""
+    assert ft.last_complete_checkpoint(tmp_path / "c", fingerprint={"lr": 1}) is None
+    for step in (20, 100):
+        checkpoint(tmp_path / "c", step)
+    checkpoint(tmp_path / "c", 120, complete=False)
+    found = ft.last_complete_checkpoint(tmp_path / "c", fingerprint={"lr": 1})
+    assert found == str(tmp_path / "c" / "checkpoint-100")
+    assert sorted(f.name for f in (tmp_path / "c").glob("checkpoint-*")) == ["checkpoint-100", "checkpoint-20"]
+
+
+def test_only_half_written_checkpoints_mean_a_new_start(tmp_path):
+    ft.last_complete_checkpoint(tmp_path, fingerprint={})
+    checkpoint(tmp_path, 5, complete=False)
+    assert ft.last_complete_checkpoint(tmp_path, fingerprint={}) is None
+
+
+@pytest.mark.parametrize("other", [{"lr": 2, "rows": ["a", "b"]}, {"lr": 1, "rows": ["b", "a"]}, {"lr": 1}])
+def test_checkpoints_of_another_training_are_removed(tmp_path, other):
+    mine = {"lr": 1, "rows": ("a", "b")}
+    ft.last_complete_checkpoint(tmp_path, fingerprint=mine)
+    checkpoint(tmp_path, 20)
+    assert ft.last_complete_checkpoint(tmp_path, fingerprint=mine) is not None  # a tuple is a list in JSON
+    assert ft.last_complete_checkpoint(tmp_path, fingerprint=other) is None
+    assert not (tmp_path / "checkpoint-20").exists()
+    assert json.loads((tmp_path / "fingerprint.json").read_text(encoding="utf-8")) == other
+
+
+def test_checkpoints_without_a_fingerprint_are_not_trusted(tmp_path):
+    checkpoint(tmp_path, 20)
+    assert ft.last_complete_checkpoint(tmp_path, fingerprint={}) is None
+
+
+def test_a_folder_with_a_name_of_its_own_is_left_alone(tmp_path):
+    ft.last_complete_checkpoint(tmp_path, fingerprint={})
+    (tmp_path / "checkpoint-best").mkdir()
+    checkpoint(tmp_path, 3)
+    assert ft.last_complete_checkpoint(tmp_path, fingerprint={}).endswith("checkpoint-3")
+    assert (tmp_path / "checkpoint-best").exists()
+
+
+def test_a_save_that_wrote_nothing_is_not_marked(tmp_path):
+    ft.MarkCheckpoints().on_save(SimpleNamespace(output_dir=str(tmp_path)), state_at(7), None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_fingerprint_holds_what_decides_the_training_and_no_paths(tmp_path):
+    from trl import DPOConfig, GRPOConfig
+
+    fixed = {"use_cpu": True, "bf16": False, "fp16": False, "report_to": "none"}
+    one = DPOConfig(output_dir=str(tmp_path / "a"), logging_steps=3, **fixed)
+    assert ft.fingerprint(one) == ft.fingerprint(DPOConfig(output_dir=str(tmp_path / "b"), logging_steps=5, **fixed))
+    for change in ({"learning_rate": 0.5}, {"beta": 0.7}, {"seed": 3}, {"loss_weights": [0.5], "loss_type": ["ipo"]}):
+        assert ft.fingerprint(DPOConfig(output_dir=str(tmp_path), **fixed, **change)) != ft.fingerprint(one)
+    grpo = GRPOConfig(output_dir=str(tmp_path), **fixed)
+    for change in ({"reward_weights": [1.0, 0.5]}, {"num_generations": 4}, {"temperature": 0.5}):
+        assert ft.fingerprint(GRPOConfig(output_dir=str(tmp_path), **fixed, **change)) != ft.fingerprint(grpo)
+
+
+# --- the monitor
+
+
+class Looks:
+    """Plays a list of (score, kl), and counts what the monitor kept."""
+
+    def __init__(self, tmp_path, looks, **options):
+        self.looks = iter(looks)
+        self.kept: list[int] = []
+        self.monitor = ft.GenerationMonitor(
+            self.measure,
+            keep_best=lambda: self.kept.append(self.step),
+            record=tmp_path / "monitor.json",
+            **{"every": 10, "kl_cap": 1.0, "patience": 2, **options},
+        )
+        self.control = SimpleNamespace(should_training_stop=False)
+
+    def measure(self, step):
+        self.step = step
+        score, kl = next(self.looks)
+        return {"score": np.float32(score), "kl": kl}
+
+    def train(self, *steps, last=100):
+        """Steps until the monitor stops the training; returns the step at which it did."""
+        for step in steps:
+            self.monitor.on_step_end(None, state_at(step, last=last), self.control)
+            if self.control.should_training_stop:
+                return step
+        return None
+
+
+def test_the_monitor_looks_every_n_steps_and_at_the_end(tmp_path):
+    looks = Looks(tmp_path, [(0.1, 0), (0.2, 0), (0.3, 0)])
+    assert looks.train(*range(1, 26), last=25) is None
+    assert [row["step"] for row in looks.monitor.rows] == [10, 20, 25]
+    assert looks.kept == [10, 20, 25]
+    assert looks.monitor.why_stopped == "all steps done"
+
+
+def test_the_monitor_stops_when_the_kl_is_over_its_cap(tmp_path):
+    """A better score bought with too much KL is not kept."""
+    looks = Looks(tmp_path, [(0.5, 0.9), (0.9, 1.25)])
+    assert looks.train(10, 20, 30) == 20
+    assert looks.monitor.why_stopped == "KL 1.250 is over its cap of 1.0 nats a token"
+    assert looks.kept == [10]
+    assert looks.monitor.best["score"] == 0.5
+
+
+def test_kl_at_the_cap_goes_on(tmp_path):
+    assert Looks(tmp_path, [(0.5, 1.0), (0.6, 0.2)]).train(10, 20) is None
+
+
+def test_a_kl_that_is_no_number_stops(tmp_path):
+    looks = Looks(tmp_path, [(0.5, float("nan"))])
+    assert looks.train(10) == 10
+    assert looks.kept == []
+
+
+def test_the_monitor_stops_when_nothing_gets_better(tmp_path):
+    """Patience 2: looks 20 (equal is not better) and 30 after the best at 10."""
+    looks = Looks(tmp_path, [(0.5, 0), (0.5, 0), (0.4, 0), (0.9, 0)])
+    assert looks.train(10, 20, 30, 40) == 30
+    assert looks.monitor.why_stopped == "no better score for 2 looks"
+    assert looks.kept == [10]
+
+
+def test_a_better_score_gives_new_patience(tmp_path):
+    looks = Looks(tmp_path, [(0.5, 0), (0.4, 0), (0.6, 0), (0.5, 0), (0.5, 0)])
+    assert looks.train(10, 20, 30, 40, 50) == 50
+    assert looks.kept == [10, 30]
+
+
+def test_a_resumed_monitor_goes_on_from_its_record(tmp_path):
+    Looks(tmp_path, [(0.5, 0), (0.4, 0)]).train(10, 20)
+    again = Looks(tmp_path, [(0.45, 0)])
+    assert again.train(30) == 30  # the second look in a row without a better score
+    assert again.kept == []
+    assert [row["step"] for row in again.monitor.rows] == [10, 20, 30]
+
+
+def test_a_monitor_resumed_before_its_best_look(tmp_path):
+    """Killed after the look at 20, the last checkpoint at 10 or none at all: the look at 20 comes again."""
+    Looks(tmp_path, [(0.3, 0), (0.8, 0)]).train(10, 20)
+    again = Looks(tmp_path, [(0.2, 0), (0.3, 0), (0.8, 0), (0.7, 0), (0.6, 0)])
+    again.monitor.look(0)
+    assert again.train(10, 20, 30, 40) == 40
+    assert again.kept == []  # the best adapter is on disk already
+    assert [row["step"] for row in again.monitor.rows] == [0, 10, 20, 30, 40]
+    assert again.monitor.best["step"] == 20
+
+
+# --- rows and masks
+
+
+TOKENIZER = TinyTokenizer()
+
+
+def test_good_labels_pass():
+    ft.check_labels(TOKENIZER, [{"labels": [-100, 44, 1]}, {"labels": [-100, -100, 1]}])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([-100, -100], "training row 1: no token carries loss; is the answer empty, or cut off by max_length"),
+        ([40, 41, 1], "training row 1: every token carries loss, the prompt too; use prompt/completion rows"),
+        ([-100, 40, 41], "training row 1: the stop token '<end>' carries no loss, so the model would never learn to"),
+    ],
+)
+def test_bad_labels_name_the_row_and_the_fault(labels, message):
+    with pytest.raises(ValueError, match=message):
+        ft.check_labels(TOKENIZER, [{"labels": [-100, 44, 1]}, {"labels": labels}])
+
+
+def test_mask_view_shows_which_tokens_carry_loss():
+    row = {"input_ids": TOKENIZER.encode("ab") + [1], "labels": [-100, *TOKENIZER.encode("b"), 1]}
+    assert ft.mask_view(TOKENIZER, row) == [
+        {"token": "a", "loss": False},
+        {"token": "b", "loss": True},
+        {"token": "<end>", "loss": True},
+    ]
+    assert [r["token"] for r in ft.mask_view(TOKENIZER, row, max_tokens=1)] == ["<end>"]
+
+
+def test_trainable_parameters_by_hand():
+    """r = 4: 4 (in + out) weights a module; two layers of q, o (32, 32), k, v (32, 16), gate, up, down (32, 64)."""
+    model = tiny_peft()
+    trained, every = ft.trainable_parameters(model)
+    assert trained == 2 * 4 * (2 * 64 + 2 * 48 + 3 * 96)
+    assert every == trained + sum(p.numel() for p in tiny_model().parameters())
+
+
+# --- what a person sees
+
+
+def test_progress_records_the_loss_and_writes_to_stderr(capsys):
+    progress = ft.Progress("SFT")
+    progress.on_train_begin(None, state_at(0, last=4), None)
+    progress.on_step_end(None, state_at(2, last=4), None)
+    progress.on_log(None, state_at(2, last=4), None, logs={"loss": "1.25", "learning_rate": 0.1})
+    progress.on_log(None, state_at(4, last=4), None, logs={"loss": 0.5})
+    progress.on_log(None, state_at(4, last=4), None, logs={"train_runtime": 3})
+    progress.on_train_end(None, state_at(4, last=4), None)
+    assert progress.series("loss") == ([2, 4], [1.25, 0.5])
+    assert progress.series("reward") == ([], [])
+    out, err = capsys.readouterr()
+    assert out == "" and "SFT" in err
+
+
+def test_progress_of_a_resumed_training_keeps_the_earlier_loss(capsys):
+    progress = ft.Progress("SFT")
+    state = state_at(6, last=8)
+    state.log_history = [{"loss": 2.0, "step": 3}]
+    progress.on_train_begin(None, state, None)
+    assert progress.bar.n == 6
+    progress.on_log(None, state_at(7), None, logs={"loss": 1.0})
+    progress.on_train_end(None, state, None)
+    assert progress.series("loss") == ([3, 7], [2.0, 1.0])
+    assert state.log_history == [{"loss": 2.0, "step": 3}]
+
+
+def test_the_live_chart_grows():
+    chart = ft.LiveChart(["loss", "kl"], "Loss")
+    chart.on_log(None, state_at(2), None, logs={"loss": 1.5})
+    chart.on_log(None, state_at(4), None, logs={"loss": 1.0, "kl": 0.1})
+    chart.on_log(None, state_at(5), None)
+    loss, kl = chart.figure.data
+    assert (list(loss.x), list(loss.y)) == ([2, 4], [1.5, 1.0])
+    assert (list(kl.x), list(kl.y)) == ([4], [0.1])
+
+
+def test_stopwatch_laps(monkeypatch):
+    clock = iter([10.0, 12.5, 13.04])
+    monkeypatch.setattr(ft.time, "perf_counter", lambda: next(clock))
+    watch = ft.Stopwatch()
+    assert watch.lap("load") == 2.5
+    watch.lap("train")
+    assert watch.rows == [{"stage": "load", "seconds": 2.5}, {"stage": "train", "seconds": 0.5}]
+
+
+def test_quiet_takes_the_printer_away_and_nothing_else():
+    from transformers.trainer_callback import PrinterCallback
+
+    removed = []
+    ft.quiet(SimpleNamespace(remove_callback=removed.append))
+    assert removed == [PrinterCallback]
+
+
+def test_steady_heap(monkeypatch):
+    calls = []
+    library = SimpleNamespace(mallopt=lambda key, value: calls.append((key, value)) or 1)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ft.ctypes, "CDLL", lambda name: library)
+    assert ft.steady_heap() is True
+    assert calls == [(-3, 33554432), (-1, 2147483647)]  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    monkeypatch.setattr(ft.ctypes, "CDLL", lambda name: SimpleNamespace())  # musl: no mallopt
+    assert ft.steady_heap() is False
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert ft.steady_heap() is False
+    assert len(calls) == 2
