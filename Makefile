@@ -29,7 +29,7 @@ help:
 
 venv: $(STAMP)
 
-$(STAMP): requirements.txt pyproject.toml
+$(STAMP): requirements.txt constraints.txt pyproject.toml
 	@command -v "$(PYTHON)" >/dev/null || { echo "No '$(PYTHON)' here. Install Python 3.11 or later, or say which: PYTHON=/path/to/python3 make"; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1). Say which to take: PYTHON=python3.11 make"; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
