@@ -24,10 +24,10 @@ class Profile:
     eval_rows: int = 0  # rows of each SFT task that are evaluated
     few_shot: int = 10  # examples in the few-shot prompt
     sft_rows: int = 0
-    sft_epochs: float = 2.0
+    sft_epochs: float = 1.5
     train_batch: int = 8  # rows a forward pass
     accumulate: int = 2  # forward passes an optimiser step
-    preference_prompts: int = 480  # prompts that get two fresh answers
+    preference_prompts: int = 810  # prompts that get two fresh answers
     dpo_pairs: int = 0
     dpo_epochs: float = 1.0
     validate_prompts: int = 0  # prompts of each kind

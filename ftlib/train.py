@@ -18,6 +18,9 @@ import numpy as np
 from transformers import TrainerCallback
 
 from ftlib.files import write_atomic
+from ftlib.machine import trim_heap
+
+TRIM_EVERY = 5  # steps: batches of ever new shapes leave holes in a heap that is never handed back
 
 
 def steady_heap() -> bool:
@@ -88,6 +91,8 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update(state.global_step - self.bar.n)
+        if state.global_step % TRIM_EVERY == 0:
+            trim_heap()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         self.rows.append({**(logs or {}), "step": state.global_step})
