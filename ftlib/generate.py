@@ -88,6 +88,7 @@ def sample(
                 draws = np.stack([np.random.default_rng([seed, i]).random(max_new_tokens) for i in rows])
             batch = _Batch(model, [prompts[i][len(prefix) :] for i in rows], prefix_cache, len(prefix), max_new_tokens)
             results = _decode(batch, stops, max_new_tokens, temperature, top_k, top_p, draws, bar)
+            del batch  # its cache goes before the next one comes
             for i, (ids, logprobs, stopped) in zip(rows, results, strict=True):
                 samples[i] = Sample(tokenizer.decode(ids, skip_special_tokens=True).strip(), ids, logprobs, stopped)
     model.train(was_training)
@@ -160,8 +161,12 @@ def _slab_cache(capacity: int, prefix_cache, batch: int):
             return self.keys, self.values
 
         def batch_select_indices(self, indices):
-            length = self.keys.shape[-2]
-            self.key_block, self.value_block = self.key_block[indices], self.value_block[indices]
+            # In place: a smaller block beside the old one, at each of many steps, would tear the heap into pieces.
+            length, n = self.keys.shape[-2], len(indices)
+            for name in ("key_block", "value_block"):
+                block = getattr(self, name)
+                block[:n] = block[indices]
+                setattr(self, name, block[:n])
             self.keys, self.values = self.key_block[:, :, :length], self.value_block[:, :, :length]
 
     cache = DynamicCache()
