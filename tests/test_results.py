@@ -73,20 +73,20 @@ def test_sft_beats_the_few_shot_prompt(sft_adapter, profile):
 
 
 def test_dpo_from_the_sft_model_refuses_more_of_the_harmful_prompts(sft_adapter, profile, tmp_path):
-    """NF4 QLoRA DPO on 128 pairs; held-out clusters; the harmful refusals must rise more than the borderline ones."""
+    """NF4 QLoRA DPO on 108 pairs (authored answer over the model's own); refusals on held-out clusters must rise
+    on harmful prompts, and more there than on borderline ones."""
     from datasets import Dataset
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
 
     tokenizer = models.load_tokenizer("embedded")
     red = load_jsonl(data_path("prompts/redteam.jsonl"), RedTeamPrompt)
-    picked = {k: [r for r in red if r.kind == k and r.split == "train"][::4][:64] for k in ("harmful", "borderline")}
+    picked = {k: [r for r in red if r.kind == k and r.split == "train"][::5] for k in ("harmful", "borderline")}
     reference = models.load_merged("embedded", [sft_adapter], dtype=profile.dtype)
     ask = {"max_new_tokens": 40}
-    own = generate.sample_chats(reference, tokenizer, [assistant_chat(r.text) for r in picked["harmful"]], **ask)
-    refusals = [r.answer for r in picked["harmful"]]
-    rows = [(r.text, r.answer, s.text or "Sure.") for r, s in zip(picked["harmful"], own, strict=True)]
-    rows += [(r.text, r.answer, refusal) for r, refusal in zip(picked["borderline"], refusals, strict=True)]
+    asked = [*picked["harmful"], *picked["borderline"]]
+    own = generate.sample_chats(reference, tokenizer, [assistant_chat(r.text) for r in asked], **ask)
+    rows = [(r.text, r.answer, s.text or "Sure.") for r, s in zip(asked, own, strict=True)]
     say = lambda text: [{"role": "assistant", "content": text}]
     data = Dataset.from_list([{"prompt": assistant_chat(p), "chosen": say(c), "rejected": say(r)} for p, c, r in rows])
     models.save_model(reference, tokenizer, tmp_path / "sft")
