@@ -4,6 +4,7 @@ Left out on purpose: accelerators. They need torch, and belong to the rooms that
 """
 
 import contextlib
+import ctypes
 import shutil
 import sys
 from pathlib import Path
@@ -64,18 +65,20 @@ def peak_rss_mb() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, others kilobytes
 
 
+def glibc_function(name: str):
+    """A function of glibc by name; None on other systems and with another C library (musl)."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return getattr(ctypes.CDLL("libc.so.6"), name)
+    except (OSError, AttributeError):
+        return None
+
+
 def trim_heap() -> bool:
     """Hand the heap's free pages back to the system (Linux, glibc); True if that was possible.
 
     `train.steady_heap` keeps freed memory for the next step; between two phases of a notebook it is only in the way.
     """
-    import ctypes
-    import sys
-
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        trim = ctypes.CDLL("libc.so.6").malloc_trim
-    except (OSError, AttributeError):  # another C library: nothing to hand back
-        return False
-    return bool(trim(0))
+    trim = glibc_function("malloc_trim")
+    return bool(trim and trim(0))

@@ -5,11 +5,9 @@ TRL's trainers are used as they are. What is here watches them or prepares the p
 Left out on purpose: a trainer of our own, and a config framework; the TRL config is read in the notebook.
 """
 
-import ctypes
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +16,7 @@ import numpy as np
 from transformers import TrainerCallback
 
 from ftlib.files import write_atomic
-from ftlib.machine import trim_heap
+from ftlib.machine import glibc_function, trim_heap
 
 TRIM_EVERY = 5  # steps: batches of ever new shapes leave holes in a heap that is never handed back
 
@@ -29,11 +27,8 @@ def steady_heap() -> bool:
     Training allocates and frees the same large blocks at every layer. By default glibc maps each block anew, and the
     kernel clears every page: up to half of the time of a CPU step. Returns whether it could be set.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # another C library (musl): its allocator has no such switch
+    mallopt = glibc_function("mallopt")
+    if mallopt is None:
         return False
     m_trim_threshold, m_mmap_threshold, largest = -1, -3, 32 * 2**20  # 32 MB is the most that glibc accepts
     return bool(mallopt(m_mmap_threshold, largest) and mallopt(m_trim_threshold, 2**31 - 1))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny import TinyTokenizer, next_logits, tiny_model, tiny_peft
 
+from ftlib import machine
 from ftlib import train as ft
 
 
@@ -332,10 +333,10 @@ def test_steady_heap(monkeypatch):
     calls = []
     library = SimpleNamespace(mallopt=lambda key, value: calls.append((key, value)) or 1)
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(ft.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: library)
     assert ft.steady_heap() is True
     assert calls == [(-3, 33554432), (-1, 2147483647)]  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-    monkeypatch.setattr(ft.ctypes, "CDLL", lambda name: SimpleNamespace())  # musl: no mallopt
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: SimpleNamespace())  # musl: no mallopt
     assert ft.steady_heap() is False
     monkeypatch.setattr(sys, "platform", "win32")
     assert ft.steady_heap() is False
