@@ -26,7 +26,7 @@ class Profile:
     sft_rows: int = 0
     sft_epochs: float = 1.5
     train_batch: int = 8  # rows a forward pass
-    accumulate: int = 2  # forward passes an optimiser step
+    accumulate: int = 1  # forward passes an optimiser step
     preference_prompts: int = 810  # prompts that get two fresh answers
     dpo_pairs: int = 0
     dpo_epochs: float = 1.0
