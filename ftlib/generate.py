@@ -1,9 +1,10 @@
 """Sample many texts from a causal LM: one plain call, faster than `model.generate` on a CPU.
 
-What it saves: tokens that all prompts share (system prompt, few-shot examples, tools) are read once; prompts are
-bucketed by length; key/value states go into one block of memory instead of being copied at each step; finished
-rows leave the batch; a draw looks at the top-k tokens only. A row's random numbers depend on its own seed and index
-alone, so its text does not depend on its batch mates (but for rounding: a batch of another shape rounds differently).
+What it saves: tokens that all prompts share (system prompt, few-shot examples, tools) are read once, and so are
+prompts that come several times; prompts are bucketed by length; key/value states go into one block of memory instead
+of being copied at each step; finished rows leave the batch; a draw looks at the top-k tokens only. A row's random
+numbers depend on its own seed and index alone, so its text does not depend on its batch mates (but for rounding: a
+batch of another shape rounds differently).
 
 Left out on purpose: beam search, penalties, and any model that is not a decoder with an ordinary cache.
 """
@@ -161,11 +162,13 @@ def _slab_cache(capacity: int, prefix_cache, batch: int):
             return self.keys, self.values
 
         def batch_select_indices(self, indices):
-            # In place: a smaller block beside the old one, at each of many steps, would tear the heap into pieces.
             length, n = self.keys.shape[-2], len(indices)
             for name in ("key_block", "value_block"):
                 block = getattr(self, name)
-                block[:n] = block[indices]
+                if n > len(block):  # rows that were read once for several
+                    block = block[indices]
+                else:  # in place: a smaller block beside the old one, at each of many steps, would tear the heap
+                    block[:n] = block[indices]
                 setattr(self, name, block[:n])
             self.keys, self.values = self.key_block[:, :, :length], self.value_block[:, :, :length]
 
@@ -183,6 +186,10 @@ class _Batch:
         import torch
 
         self.model = model
+        distinct = list(dict.fromkeys(map(tuple, suffixes)))  # the rollouts of one case begin alike: read once
+        place = {suffix: r for r, suffix in enumerate(distinct)}
+        rows = [place[tuple(suffix)] for suffix in suffixes]
+        suffixes = distinct
         width = max(map(len, suffixes))
         b = len(suffixes)
         ids = torch.zeros(b, width, dtype=torch.long)
@@ -196,6 +203,8 @@ class _Batch:
         self.next_position = positions[:, -1:] + 1  # (B, 1)
         self.cache = _slab_cache(prefix_length + width + max_new_tokens, prefix_cache, b)
         self.logits = self._forward(ids.to(model.device), positions[:, prefix_length:])  # (B, V)
+        if len(rows) > b:
+            self.keep(torch.tensor(rows, device=model.device))
 
     def _forward(self, ids, positions):
         return self.model(
@@ -220,7 +229,7 @@ class _Batch:
         return torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
 
     def keep(self, indices) -> None:
-        """Drop the rows that have finished."""
+        """Go on with these rows: without those that have finished, or with one of them several times."""
         self.mask, self.next_position = self.mask[indices], self.next_position[indices]
         self.logits = self.logits[indices]
         for layer in self.cache.layers:

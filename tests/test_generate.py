@@ -77,6 +77,18 @@ def test_shared_tokens_are_read_once():
     assert max(shape[1] for shape in seen[1:]) <= 12
 
 
+def test_a_prompt_that_comes_several_times_is_read_once():
+    """Two prompts, four rows each: two rows are read, eight are sampled, each with draws of its own."""
+    model = tiny_model(stops=STOPS)
+    prompts = [p for p in random_prompts(2) for _ in range(4)]
+    options = {"max_new_tokens": 12, "temperature": 1.0, "seed": 5}
+    seen = forward_shapes(model)
+    together = ids_of(sample(model, TOKENIZER, prompts, **options))
+    assert seen[0][0] == 2 and seen[1][0] > 4
+    assert together == ids_of(sample(model, TOKENIZER, prompts, batch_size=1, **options))
+    assert len(set(map(tuple, together[:4]))) > 1
+
+
 def test_prompts_of_like_length_are_read_together():
     model = tiny_model()
     seen = forward_shapes(model)

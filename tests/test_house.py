@@ -30,7 +30,7 @@ ORDER = (
     "files", "records", "ledger", "lineage", "machine", "parameters", "runs",
     "models", "profiles",
     "criteria", "scorecard", "quality", "store", "ratings", "agreement", "pairs",
-    "generate", "train", "tasks",
+    "generate", "train", "lean", "tasks",
     "safety", "judges", "gates",
     "desk", "rewards",
     "summary", "plots", "show", "exercises", "evidence", "widgets",

@@ -7,7 +7,7 @@ No number here is tuned on the rows it is measured on: training rows come from `
 import numpy as np
 import pytest
 
-from ftlib import gates, generate, models, safety, tasks
+from ftlib import gates, generate, lean, models, safety, tasks
 from ftlib import train as ft
 from ftlib.profiles import resolve
 from ftlib.records import RedTeamPrompt, SftRow, assistant_chat, data_path, load_jsonl
@@ -51,6 +51,7 @@ def sft_adapter(profile, tmp_path_factory):
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
     ft.quiet(trainer)
+    lean.speed_up(trainer)
     trainer.train()
     trainer.model.save_pretrained(str(folder / "adapter"))
     return folder / "adapter"
@@ -102,6 +103,7 @@ def test_dpo_from_the_sft_model_refuses_more_of_the_harmful_prompts(sft_adapter,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
     ft.quiet(trainer)
+    lean.speed_up(trainer)
     trainer.train()
     trainer.model.save_pretrained(str(tmp_path / "adapter"))
     candidate = models.load_merged("embedded", [sft_adapter, tmp_path / "adapter"], dtype=profile.dtype)
