@@ -61,6 +61,9 @@ CONDITIONS = {
     "faulty": ("arrived damaged", "faulty on arrival", "failed in normal use"),
     "final": ("unused, final sale item", "unopened, marked final sale"),
 }
+# What the desk did before the policy book was rewritten, by what is right now: it would not lose a sale, paid out
+# rather than send goods, let worn goods pass, and handed nothing over.
+OLD_HABIT = {"refund": "exchange", "exchange": "refund", "decline": "refund", "escalate": "decline"}
 POLICY = {
     "returns": "R8: unused goods within 30 days: refund. R10: worn or washed: no return. R14: final sale: no refund.",
     "exchange": "R12: another size or colour within 45 days: exchange. R14: final sale may be exchanged.",
@@ -308,7 +311,7 @@ def _situation(rng, outcome: str) -> tuple[str, str, str, str, str]:
 
 
 def demonstration(case: Case, action: str) -> list[dict[str, Any]]:
-    """A worked case as chat messages: look up, act, reply. `action` may be wrong, as in a noisy log."""
+    """A worked case as chat messages: look up, act, reply. `action` may be wrong, as in an old log."""
     desk = RefundDesk()
     desk.reset(asdict(case))
     call = lambda name: {"type": "function", "function": {"name": name, "arguments": {"order_id": case.order_id}}}
@@ -328,14 +331,14 @@ def demonstration(case: Case, action: str) -> list[dict[str, Any]]:
     ]
 
 
-def noisy_log(cases: list[Case], *, right: float, seed: int) -> list[list[dict[str, Any]]]:
-    """Demonstrations whose action is right with probability `right`, otherwise one of the other three."""
+def old_log(cases: list[Case], *, right: float, seed: int) -> list[list[dict[str, Any]]]:
+    """Demonstrations from a desk that mostly works by its old habits, as logs from before a change of policy do.
+
+    Args:
+        right: the probability that a case was handled as the policy book now says; otherwise by `OLD_HABIT`.
+    """
     rng = np.random.default_rng([seed, 7])
-    log = []
-    for case in cases:
-        others = [outcome for outcome in OUTCOMES if outcome != case.outcome]
-        log.append(demonstration(case, case.outcome if rng.random() < right else str(rng.choice(others))))
-    return log
+    return [demonstration(c, c.outcome if rng.random() < right else OLD_HABIT[c.outcome]) for c in cases]
 
 
 def best_constant(cases: list[Case]) -> tuple[str, float]:

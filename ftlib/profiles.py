@@ -24,7 +24,7 @@ class Profile:
     eval_rows: int = 0  # rows of each SFT task that are evaluated
     few_shot: int = 10  # examples in the few-shot prompt
     sft_rows: int = 0
-    sft_epochs: float = 1.5
+    sft_epochs: float = 1.0
     train_batch: int = 8  # rows a forward pass
     accumulate: int = 1  # forward passes an optimiser step
     preference_prompts: int = 810  # prompts that get two fresh answers

@@ -272,17 +272,24 @@ def test_a_demonstration_is_a_worked_case():
     assert chat[6]["content"] == "We refund the price within 7 working days."
 
 
-def test_a_noisy_log_is_right_as_often_as_said():
+def test_an_old_log_is_right_as_often_as_said_and_wrong_by_habit():
     cases = desk.make_cases(600, seed=4)
 
-    def right(share: float, seed: int = 1) -> float:
-        log = desk.noisy_log(cases, right=share, seed=seed)
-        done = [chat[4]["tool_calls"][0]["function"]["name"] for chat in log]
-        return float(np.mean([a == c.outcome for a, c in zip(done, cases, strict=True)]))
+    def actions(share: float, seed: int = 1) -> list[str]:
+        log = desk.old_log(cases, right=share, seed=seed)
+        return [chat[4]["tool_calls"][0]["function"]["name"] for chat in log]
 
-    assert right(1.0) == 1.0 and right(0.0) == 0.0
-    assert abs(right(0.4) - 0.4) < 0.06  # three standard errors of 600 draws
-    assert desk.noisy_log(cases, right=0.4, seed=1) == desk.noisy_log(cases, right=0.4, seed=1)
+    assert actions(1.0) == [c.outcome for c in cases]
+    assert actions(0.0) == [desk.OLD_HABIT[c.outcome] for c in cases]
+    some = actions(0.4)
+    assert abs(np.mean([a == c.outcome for a, c in zip(some, cases, strict=True)]) - 0.4) < 0.06  # 3 standard errors
+    assert all(a in (c.outcome, desk.OLD_HABIT[c.outcome]) for a, c in zip(some, cases, strict=True))
+    assert some == actions(0.4) != actions(0.4, seed=2)
+
+
+def test_no_old_habit_is_right():
+    assert set(desk.OLD_HABIT) == set(desk.OUTCOMES) >= set(desk.OLD_HABIT.values())
+    assert all(habit != outcome for outcome, habit in desk.OLD_HABIT.items())
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,16 @@ def test_a_prompt_that_comes_several_times_is_read_once():
     assert len(set(map(tuple, together[:4]))) > 1
 
 
+def test_a_frozen_vocabulary_matrix_is_not_copied_for_each_row():
+    """`logits_to_keep=1` would: one (V, H) copy a row, 7 GB for 128 rows of the embedded model. Seen by the shapes."""
+    model = tiny_model().requires_grad_(False)
+    with torch.profiler.profile(record_shapes=True) as profile:
+        sample(model, TOKENIZER, random_prompts(6), max_new_tokens=1)
+    products = [e.input_shapes for e in profile.events() if e.name in ("aten::mm", "aten::bmm", "aten::addmm")]
+    head = [shapes for shapes in products if any(100 in shape for shape in shapes)]
+    assert head and all(shape in ([6, 32], [32, 100]) for shapes in head for shape in shapes[:2])
+
+
 def test_prompts_of_like_length_are_read_together():
     model = tiny_model()
     seen = forward_shapes(model)

@@ -93,7 +93,7 @@ def test_dpo_from_the_sft_model_refuses_more_of_the_harmful_prompts(sft_adapter,
     models.save_model(reference, tokenizer, tmp_path / "sft")
     config = DPOConfig(
         **settings(profile, tmp_path / "dpo", learning_rate=1e-3, num_train_epochs=2),
-        beta=0.1, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.5], precompute_ref_log_probs=True, max_length=256,
+        beta=0.1, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.5], max_length=256,
     )  # fmt: skip
     trainer = DPOTrainer(
         model=models.load_model(str(tmp_path / "sft"), dtype=profile.dtype, nf4=True),
