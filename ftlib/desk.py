@@ -61,9 +61,9 @@ CONDITIONS = {
     "faulty": ("arrived damaged", "faulty on arrival", "failed in normal use"),
     "final": ("unused, final sale item", "unopened, marked final sale"),
 }
-# What the desk did before the policy book was rewritten, by what is right now: it would not lose a sale, paid out
-# rather than send goods, let worn goods pass, and handed nothing over.
-OLD_HABIT = {"refund": "exchange", "exchange": "refund", "decline": "refund", "escalate": "decline"}
+# What the desk did before two parts of the policy book were rewritten, by what is right now: it paid for worn and
+# final-sale goods, and it handed nothing over.
+OLD_HABIT = {"decline": "refund", "escalate": "decline"}
 POLICY = {
     "returns": "R8: unused goods within 30 days: refund. R10: worn or washed: no return. R14: final sale: no refund.",
     "exchange": "R12: another size or colour within 45 days: exchange. R14: final sale may be exchanged.",
@@ -331,14 +331,28 @@ def demonstration(case: Case, action: str) -> list[dict[str, Any]]:
     ]
 
 
-def old_log(cases: list[Case], *, right: float, seed: int) -> list[list[dict[str, Any]]]:
-    """Demonstrations from a desk that mostly works by its old habits, as logs from before a change of policy do.
+def old_log(cases: list[Case], *, new_share: float, seed: int) -> list[list[dict[str, Any]]]:
+    """Demonstrations as a log from around a change of policy shows them; right where the policy did not change.
 
     Args:
-        right: the probability that a case was handled as the policy book now says; otherwise by `OLD_HABIT`.
+        new_share: of the cases under a changed rule, the share handled as the book now says; the others by `OLD_HABIT`.
     """
     rng = np.random.default_rng([seed, 7])
-    return [demonstration(c, c.outcome if rng.random() < right else OLD_HABIT[c.outcome]) for c in cases]
+    new = rng.random(len(cases)) < new_share
+    return [
+        demonstration(c, c.outcome if n else OLD_HABIT.get(c.outcome, c.outcome))
+        for c, n in zip(cases, new, strict=True)
+    ]
+
+
+def in_turn(cases: list[Case]) -> list[Case]:
+    """The same cases with the outcomes taking turns: any four in a row hold all four, as far as they last.
+
+    A training step on a few cases then pays no action more than another.
+    """
+    waiting = {outcome: [c for c in cases if c.outcome == outcome] for outcome in OUTCOMES}
+    rounds = max(map(len, waiting.values()), default=0)
+    return [queue[i] for i in range(rounds) for queue in waiting.values() if i < len(queue)]
 
 
 def best_constant(cases: list[Case]) -> tuple[str, float]:

@@ -29,9 +29,9 @@ class Profile:
     accumulate: int = 1  # forward passes an optimiser step
     preference_prompts: int = 810  # prompts that get two fresh answers
     dpo_pairs: int = 0
-    dpo_epochs: float = 1.0
+    dpo_epochs: float = 1.5
     validate_prompts: int = 0  # prompts of each kind
-    rft_demonstrations: int = 96
+    rft_demonstrations: int = 160
     rft_steps: int = 16
     rft_prompts: int = 8  # cases a GRPO step
     rft_generations: int = 4  # rollouts a case

@@ -272,24 +272,34 @@ def test_a_demonstration_is_a_worked_case():
     assert chat[6]["content"] == "We refund the price within 7 working days."
 
 
-def test_an_old_log_is_right_as_often_as_said_and_wrong_by_habit():
+def test_an_old_log_is_wrong_under_the_changed_rules_only_and_as_often_as_said():
     cases = desk.make_cases(600, seed=4)
 
     def actions(share: float, seed: int = 1) -> list[str]:
-        log = desk.old_log(cases, right=share, seed=seed)
+        log = desk.old_log(cases, new_share=share, seed=seed)
         return [chat[4]["tool_calls"][0]["function"]["name"] for chat in log]
 
     assert actions(1.0) == [c.outcome for c in cases]
-    assert actions(0.0) == [desk.OLD_HABIT[c.outcome] for c in cases]
-    some = actions(0.4)
-    assert abs(np.mean([a == c.outcome for a, c in zip(some, cases, strict=True)]) - 0.4) < 0.06  # 3 standard errors
-    assert all(a in (c.outcome, desk.OLD_HABIT[c.outcome]) for a, c in zip(some, cases, strict=True))
-    assert some == actions(0.4) != actions(0.4, seed=2)
+    assert actions(0.0) == [desk.OLD_HABIT.get(c.outcome, c.outcome) for c in cases]
+    some = actions(0.3)
+    changed = [a == c.outcome for a, c in zip(some, cases, strict=True) if c.outcome in desk.OLD_HABIT]
+    assert len(changed) == 300 and abs(np.mean(changed) - 0.3) < 0.08  # three standard errors of 300 draws
+    assert all(a in (c.outcome, desk.OLD_HABIT.get(c.outcome)) for a, c in zip(some, cases, strict=True))
+    assert some == actions(0.3) != actions(0.3, seed=2)
 
 
 def test_no_old_habit_is_right():
-    assert set(desk.OLD_HABIT) == set(desk.OUTCOMES) >= set(desk.OLD_HABIT.values())
+    assert set(desk.OLD_HABIT) | set(desk.OLD_HABIT.values()) <= set(desk.OUTCOMES)
     assert all(habit != outcome for outcome, habit in desk.OLD_HABIT.items())
+
+
+def test_outcomes_take_turns_and_no_case_is_lost():
+    cases = desk.make_cases(42, seed=4)  # 11, 11, 10 and 10 of the four outcomes
+    ordered = desk.in_turn(cases)
+    assert sorted(c.id for c in ordered) == sorted(c.id for c in cases)
+    for start in range(0, 40, 4):
+        assert {c.outcome for c in ordered[start : start + 4]} == set(desk.OUTCOMES)
+    assert desk.in_turn([]) == []
 
 
 @pytest.mark.parametrize(
