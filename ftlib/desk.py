@@ -87,6 +87,7 @@ class Case:
     outcome: str
     rule: str
     level: int
+    wish: str = "refund"  # refund | exchange: what the customer asks for
 
     def record(self) -> str:
         """What `find_order` returns."""
@@ -285,6 +286,7 @@ def _make_case(rng, index: int, seed: int, held_out: bool, max_level: int) -> Ca
         outcome=outcome,
         rule=rule,
         level=level,
+        wish=wish,
     )
 
 
@@ -310,8 +312,18 @@ def _situation(rng, outcome: str) -> tuple[str, str, str, str, str]:
     return options[int(rng.integers(len(options)))]
 
 
+def note(case: Case) -> str:
+    """What a worker jots down between look-up and action: the wish, the goods, and whether there is cause for alarm.
+
+    It puts what the decision hangs on right before the decision, which a small model can then learn (scratchpads,
+    arXiv 2112.00114). Nothing is scored in it.
+    """
+    alarm = {"R18": "hurt", "R30": "threat"}.get(case.rule, "calm")
+    return f"{case.wish} wanted, {case.product}, {case.condition}, {alarm}"
+
+
 def demonstration(case: Case, action: str) -> list[dict[str, Any]]:
-    """A worked case as chat messages: look up, act, reply. `action` may be wrong, as in an old log."""
+    """A worked case as chat messages: look up, note, act, reply. `action` may be wrong, as in an old log."""
     desk = RefundDesk()
     desk.reset(asdict(case))
     call = lambda name: {"type": "function", "function": {"name": name, "arguments": {"order_id": case.order_id}}}
@@ -325,7 +337,7 @@ def demonstration(case: Case, action: str) -> list[dict[str, Any]]:
         *chat(case),
         {"role": "assistant", "content": "", "tool_calls": [call("find_order")]},
         {"role": "tool", "name": "find_order", "content": desk.find_order(case.order_id)},
-        {"role": "assistant", "content": "", "tool_calls": [call(action)]},
+        {"role": "assistant", "content": note(case), "tool_calls": [call(action)]},
         {"role": "tool", "name": action, "content": getattr(desk, action)(case.order_id)},
         {"role": "assistant", "content": replies[action]},
     ]
@@ -376,7 +388,7 @@ def rollouts(model, tokenizer, cases: list[Case], **options) -> tuple[list[Traje
     for desk, case in zip(desks, cases, strict=True):
         desk.reset(asdict(case))
         chats.append(chat(case))
-    options = {"max_new_tokens": 48, **options}
+    options = {"max_new_tokens": 64, **options}
     alive = list(range(len(cases)))
     for turn in range(MAX_CALLS + 1):
         prompts = chat_ids(tokenizer, [chats[i] for i in alive], tools=schemas)
@@ -389,7 +401,8 @@ def rollouts(model, tokenizer, cases: list[Case], **options) -> tuple[list[Traje
                 continue
             name, arguments = call
             message = {"type": "function", "function": {"name": name, "arguments": arguments}}
-            chats[i].append({"role": "assistant", "content": "", "tool_calls": [message]})
+            said = answer.text.split("<tool_call>")[0]
+            chats[i].append({"role": "assistant", "content": said, "tool_calls": [message]})
             chats[i].append({"role": "tool", "name": name, "content": run_tool(desks[i], name, arguments)})
             still.append(i)
         alive = still

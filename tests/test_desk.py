@@ -382,3 +382,26 @@ def test_rollouts_of_mixed_policies_keep_their_rows(monkeypatch):
     assert not any(c.ok for c in trajectories[3].calls)
     assert [n for n, _ in seen] == [4, 3, 2, 2, 2, 2, 2]  # the endless ones are cut after MAX_CALLS + 1 turns
     assert chats[1][-1]["content"] == "Too many calls. Reply to the customer now."
+
+
+def test_a_note_says_what_the_decision_hangs_on():
+    assert desk.note(CASE) == "refund wanted, tent, unused, original packing, calm"
+    for case in desk.make_cases(40, seed=9):
+        alarm = {"R18": "hurt", "R30": "threat"}.get(case.rule, "calm")
+        assert desk.note(case) == f"{case.wish} wanted, {case.product}, {case.condition}, {alarm}"
+        assert case.outcome not in ("decline", "escalate") or case.outcome not in desk.note(case)
+
+
+def test_a_note_stays_in_the_chat_that_the_model_reads_next(monkeypatch):
+    from ftlib import generate
+
+    turns = iter([
+        f'<tool_call>{{"name": "find_order", "arguments": {{"order_id": "{CASE.order_id}"}}}}</tool_call>',
+        f'a note<tool_call>{{"name": "refund", "arguments": {{"order_id": "{CASE.order_id}"}}}}</tool_call>',
+        "We pay it back.",
+    ])  # fmt: skip
+    monkeypatch.setattr(generate, "chat_ids", lambda tokenizer, chats, tools: chats)
+    monkeypatch.setattr(generate, "sample", lambda *a, **k: [generate.Sample(next(turns), [], [], True)])
+    (trajectory,), (chat,) = desk.rollouts(None, None, [CASE])
+    assert trajectory.success
+    assert [m["content"] for m in chat if m["role"] == "assistant"] == ["", "a note", "We pay it back."]
