@@ -29,7 +29,7 @@ class Profile:
     accumulate: int = 1  # forward passes an optimiser step
     preference_prompts: int = 810  # prompts that get two fresh answers
     dpo_pairs: int = 0
-    dpo_epochs: float = 1.5
+    dpo_epochs: float = 2.0
     validate_prompts: int = 0  # prompts of each kind
     rft_demonstrations: int = 160
     rft_steps: int = 16
@@ -60,7 +60,7 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         "smoke", is_smoke=True, need_ram_mb=3_000, need_disk_mb=1_200, eval_rows=4, few_shot=2, sft_rows=24,
-        sft_epochs=1, train_batch=4, accumulate=1, preference_prompts=4, dpo_pairs=8, validate_prompts=4,
+        sft_epochs=1, dpo_epochs=1, train_batch=4, accumulate=1, preference_prompts=4, dpo_pairs=8, validate_prompts=4,
         rft_demonstrations=8, rft_steps=1, rft_prompts=1, rft_generations=4, rft_eval_cases=8,
     ),
     "cpu": Profile("cpu"),
