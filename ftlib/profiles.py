@@ -33,8 +33,8 @@ class Profile:
     validate_prompts: int = 0  # prompts of each kind
     rft_demonstrations: int = 160
     rft_steps: int = 16
-    rft_prompts: int = 8  # cases a GRPO step
-    rft_generations: int = 4  # rollouts a case
+    rft_prompts: int = 4  # cases a GRPO step
+    rft_generations: int = 8  # rollouts a case; with 4, most groups were all wrong and taught nothing
     rft_eval_cases: int = 160
 
     @property
