@@ -61,8 +61,8 @@ CONDITIONS = {
     "faulty": ("arrived damaged", "faulty on arrival", "failed in normal use"),
     "final": ("unused, final sale item", "unopened, marked final sale"),
 }
-# What the desk did before two parts of the policy book were rewritten, by what is right now: it paid for worn and
-# final-sale goods, and it handed nothing over.
+# What the desk did before two parts of the policy book were rewritten, by what is right now: it paid for goods
+# that cannot come back (worn, final sale, safety gear), and it handed nothing over.
 OLD_HABIT = {"decline": "refund", "escalate": "decline"}
 POLICY = {
     "returns": "R8: unused goods within 30 days: refund. R10: worn or washed: no return. R14: final sale: no refund.",

@@ -60,14 +60,14 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         "smoke", is_smoke=True, need_ram_mb=3_000, need_disk_mb=1_200, eval_rows=4, few_shot=2, sft_rows=24,
-        sft_epochs=1, dpo_epochs=1, train_batch=4, accumulate=1, preference_prompts=4, dpo_pairs=8, validate_prompts=4,
+        sft_epochs=1, dpo_epochs=1, train_batch=4, preference_prompts=4, dpo_pairs=8, validate_prompts=4,
         rft_demonstrations=8, rft_steps=1, rft_prompts=1, rft_generations=4, rft_eval_cases=8,
     ),
     "cpu": Profile("cpu"),
     "t4": Profile("t4", device="cuda", dtype="fp16", need_ram_mb=6_000, need_disk_mb=8_000, sft_epochs=3, rft_steps=40),
-    "gpu24": Profile("gpu24", device="cuda", need_disk_mb=12_000, sft_epochs=3, train_batch=16, accumulate=1,
+    "gpu24": Profile("gpu24", device="cuda", need_disk_mb=12_000, sft_epochs=3, train_batch=16,
                      rft_steps=60, rft_prompts=8),
-    "gpu80": Profile("gpu80", device="cuda", need_disk_mb=20_000, sft_epochs=3, train_batch=32, accumulate=1,
+    "gpu80": Profile("gpu80", device="cuda", need_disk_mb=20_000, sft_epochs=3, train_batch=32,
                      sample_batch=256, rft_steps=80, rft_prompts=16),
 }  # fmt: skip
 
