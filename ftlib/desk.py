@@ -313,13 +313,15 @@ def _situation(rng, outcome: str) -> tuple[str, str, str, str, str]:
 
 
 def note(case: Case) -> str:
-    """What a worker jots down between look-up and action: the wish, the goods, and whether there is cause for alarm.
+    """What a worker jots down between look-up and action: the wish, the sort of goods, and any cause for alarm.
 
     It puts what the decision hangs on right before the decision, which a small model can then learn (scratchpads,
     arXiv 2112.00114). Nothing is scored in it.
     """
+    sort = next(name for name, wordings in CONDITIONS.items() if case.condition in wordings)
+    goods = "safety gear" if case.product in NO_RETURN else sort
     alarm = {"R18": "hurt", "R30": "threat"}.get(case.rule, "calm")
-    return f"{case.wish} wanted, {case.product}, {case.condition}, {alarm}"
+    return f"{case.wish} wanted, {goods}, {alarm}"
 
 
 def demonstration(case: Case, action: str) -> list[dict[str, Any]]:

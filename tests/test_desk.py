@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -385,11 +385,17 @@ def test_rollouts_of_mixed_policies_keep_their_rows(monkeypatch):
 
 
 def test_a_note_says_what_the_decision_hangs_on():
-    assert desk.note(CASE) == "refund wanted, tent, unused, original packing, calm"
-    for case in desk.make_cases(40, seed=9):
-        alarm = {"R18": "hurt", "R30": "threat"}.get(case.rule, "calm")
-        assert desk.note(case) == f"{case.wish} wanted, {case.product}, {case.condition}, {alarm}"
-        assert case.outcome not in ("decline", "escalate") or case.outcome not in desk.note(case)
+    assert desk.note(CASE) == "refund wanted, unused, calm"
+    assert desk.note(replace(CASE, product="helmet", rule="R11")) == "refund wanted, safety gear, calm"
+    assert (
+        desk.note(replace(CASE, condition="washed and worn", wish="exchange", rule="R30"))
+        == "exchange wanted, worn, threat"
+    )
+    outcomes = {}
+    for case in desk.make_cases(200, seed=9):
+        outcomes.setdefault(desk.note(case), set()).add(case.outcome)
+    assert all(len(found) == 1 for found in outcomes.values()), outcomes  # it decides the case at level 1
+    assert len(outcomes) > 15
 
 
 def test_a_note_stays_in_the_chat_that_the_model_reads_next(monkeypatch):
