@@ -54,6 +54,52 @@ def test_same_numbers_and_gradients_as_trl(temperature, more):
         torch.testing.assert_close(grad, expected_grads[name], atol=1e-5, rtol=1e-3, msg=name)
 
 
+def shared_batch(*, left_padded: bool) -> dict:
+    """Two prompts with two answers each, in TRL's two layouts: answers right after the prompt, or in one column."""
+    prompts, answers = [[5, 6, 7, 8], [9, 8, 7]] * 2, [[11, 12, 1], [13, 1], [14, 1], [15, 16, 17, 1]]
+    width = max(map(len, prompts)) if left_padded else 0
+    rows = [[0] * max(0, width - len(p)) + p + a for p, a in zip(prompts, answers, strict=True)]
+    ends = [len(row) - len(a) for row, a in zip(rows, answers, strict=True)]
+    ids = torch.tensor([row + [0] * (9 - len(row)) for row in rows])
+    labels = ids.masked_fill(ids == 0, -100)
+    for row, end in zip(labels, ends, strict=True):
+        row[:end] = -100
+    return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels}
+
+
+@pytest.mark.parametrize("left_padded", [False, True])
+def test_a_shared_prompt_is_read_once_and_gives_the_same_numbers_and_gradients(left_padded, monkeypatch):
+    trl, ours = tiny_peft(3), tiny_peft(3)
+    trainer_of(trl)
+    lean.speed_up(trainer_of(ours))
+    expected, expected_grads = run(trl, shared_batch(left_padded=left_padded))
+    read, inner = [], ours.get_base_model().model
+    inner_forward = inner.forward
+    monkeypatch.setattr(
+        inner, "forward", lambda *a, **k: (read.append(tuple(k["input_ids"].shape)), inner_forward(*a, **k))[1]
+    )
+    got, grads = run(ours, shared_batch(left_padded=left_padded))
+    assert read == [(2, 3), (4, 5)]  # the last prompt token predicts: it goes with the answers
+    for name in FIELDS:
+        torch.testing.assert_close(getattr(got, name), getattr(expected, name), atol=1e-5, rtol=1e-4, msg=name)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected_grads[name], atol=1e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("change", ["hole", "no mask", "no prompt", "other input"])
+def test_a_batch_that_is_not_plain_is_read_as_it_stands(change):
+    given = shared_batch(left_padded=False)
+    if change == "hole":
+        given["attention_mask"][0, 2] = 0
+    elif change == "no prompt":
+        given["labels"] = given["input_ids"].masked_fill(given["input_ids"] == 0, -100)
+    elif change == "no mask":
+        del given["attention_mask"]
+    else:
+        given["position_ids"] = torch.arange(9).expand(4, 9)
+    assert lean._SharedPrompts.find(**given) is None
+
+
 def test_the_loss_by_hand():
     """Loss is minus the mean log-prob of the eight labels (four a row), from the plain logits of the model."""
     model = tiny_model(2)

@@ -82,7 +82,7 @@ def test_dpo_from_the_sft_model_refuses_more_of_the_harmful_prompts(sft_adapter,
 
     tokenizer = models.load_tokenizer("embedded")
     red = load_jsonl(data_path("prompts/redteam.jsonl"), RedTeamPrompt)
-    picked = {k: [r for r in red if r.kind == k and r.split == "train"][::5] for k in ("harmful", "borderline")}
+    picked = {k: [r for r in red if r.kind == k and r.split == "train"][:270:5] for k in ("harmful", "borderline")}
     reference = models.load_merged("embedded", [sft_adapter], dtype=profile.dtype)
     ask = {"max_new_tokens": 40}
     asked = [*picked["harmful"], *picked["borderline"]]
