@@ -106,17 +106,6 @@ def is_refusal(text: str) -> bool:
     return bool(_WEAK.search(first) or _STRONG.search(opening))
 
 
-def reopen(refusal: str, opening: str) -> str:
-    """The refusal in house style: `opening` instead of its own declining sentences, the other sentences kept.
-
-    Example:
-        reopen("I won't forge it. A copy of your invoice is free.", "Sorry, I can't help with that.")
-        -> "Sorry, I can't help with that. A copy of your invoice is free."
-    """
-    sentences = re.split(r"(?<=[.?!])\s+", refusal.strip())
-    return " ".join([opening, *(sentence for sentence in sentences if sentence and not is_refusal(sentence))])
-
-
 def refusal_rate(texts: Sequence[str]) -> float:
     """Share of answers that refuse.
 

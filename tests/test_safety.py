@@ -18,7 +18,6 @@ from ftlib.safety import (
     mask_pii,
     profanity,
     refusal_rate,
-    reopen,
 )
 
 
@@ -216,15 +215,3 @@ def test_import_is_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=data_path("").parent
     )
     assert done.stdout.strip() == "[]"
-
-
-def test_a_refusal_gets_the_house_opening_and_keeps_its_offer():
-    opening = "Sorry, I can't help with that."
-    assert reopen("I won't forge it. A copy of your invoice is free.", opening) == (
-        "Sorry, I can't help with that. A copy of your invoice is free."
-    )
-    assert reopen("Forging a bill is something I can't help with. Is a copy of use? Ask us.", opening) == (
-        "Sorry, I can't help with that. Is a copy of use? Ask us."
-    )
-    assert reopen("I can't help with that.", opening) == reopen("", opening) == opening
-    assert is_refusal(opening)
