@@ -11,6 +11,11 @@ and gradients through the entropy (TRL logs it; `entropy_coef` must be 0).
 """
 
 import types
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 SHORT_ROWS = 320  # tokens; plain attention keeps (rows, heads, T, T) for the backward pass, so it is for short rows
 # A head that does more than a product has one of these set; it keeps TRL's way.
@@ -78,6 +83,7 @@ def _lean_head(model, temperature: float) -> bool:
     return True
 
 
+@dataclass(frozen=True)
 class _SharedPrompts:
     """A batch whose rows share prompts, read in two passes: each prompt once, then every row's own tokens after it.
 
@@ -85,10 +91,11 @@ class _SharedPrompts:
     token belongs to the second pass, because it predicts the first token of the answer.
     """
 
-    def __init__(self, prompts, prompt_of_row, tails, starts, labels):
-        self.prompts, self.prompt_of_row, self.tails, self.starts, self.labels = (
-            prompts, prompt_of_row, tails, starts, labels
-        )  # fmt: skip
+    prompts: list[tuple[int, ...]]  # U distinct ones
+    prompt_of_row: list[int]  # B
+    tails: list[list[int]]  # B, each from its row's last prompt token on
+    starts: list[int]  # B: where a tail begins in its row
+    labels: "torch.Tensor"  # (B, T)
 
     @classmethod
     def find(cls, *, labels, input_ids=None, attention_mask=None, use_cache=None, **others):
