@@ -10,6 +10,7 @@ Left out on purpose: devices other than the CPU, where TRL's own ways are the be
 and gradients through the entropy (TRL logs it; `entropy_coef` must be 0).
 """
 
+import os
 import types
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 SHORT_ROWS = 320  # tokens; plain attention keeps (rows, heads, T, T) for the backward pass, so it is for short rows
+SHORT_PREFIX = 8  # tokens; what all rows begin with is read once from this length on
 # A head that does more than a product has one of these set; it keeps TRL's way.
 _SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
@@ -85,36 +87,45 @@ def _lean_head(model, temperature: float) -> bool:
 
 @dataclass(frozen=True)
 class _SharedPrompts:
-    """A batch whose rows share prompts, read in two passes: each prompt once, then every row's own tokens after it.
+    """A batch whose rows begin alike, read in up to three passes: the common start, prompts, ends.
 
-    The second pass attends to the keys and values of the first, and gradients flow through them. A row's last prompt
-    token belongs to the second pass, because it predicts the first token of the answer.
+    A pass attends to the keys and values of the one before it, and gradients flow through them. A row's last prompt
+    token belongs to its own end, because it predicts the first token of the answer.
     """
 
-    prompts: list[tuple[int, ...]]  # U distinct ones
-    prompt_of_row: list[int]  # B
-    tails: list[list[int]]  # B, each from its row's last prompt token on
-    starts: list[int]  # B: where a tail begins in its row
+    passes: list[tuple[list[list[int]], list[int]]]  # (token ids of each row, for each row its row of the pass before)
+    starts: list[int]  # B: the column of `labels` where the last pass begins
     labels: "torch.Tensor"  # (B, T)
 
     @classmethod
     def find(cls, *, labels, input_ids=None, attention_mask=None, use_cache=None, **others):
-        """The shared prompts of a batch; None where nothing is shared or the batch holds more than plain rows."""
+        """What the rows of a batch share; None where that is too little or the batch holds more than plain rows."""
         if input_ids is None or attention_mask is None or any(v is not None for v in others.values()):
             return None
         scored = labels != -100
         if attention_mask.dim() != 2 or not scored.any(1).all():
             return None
         first = scored.int().argmax(1).tolist()  # of each row: where its scored tokens begin
-        index, prompt_of_row, tails, starts = {}, [], [], []
+        rows, prompts, begins = [], [], []
         for row, (ids, seen) in enumerate(zip(input_ids.tolist(), attention_mask.tolist(), strict=True)):
             begin, end = seen.index(1), len(seen) - seen[::-1].index(1)
             if 0 in seen[begin:end] or first[row] - begin < 2:
                 return None
-            prompt_of_row.append(index.setdefault(tuple(ids[begin : first[row] - 1]), len(index)))
-            tails.append(ids[first[row] - 1 : end])
-            starts.append(first[row] - 1)
-        return cls(list(index), prompt_of_row, tails, starts, labels) if len(index) < len(tails) else None
+            rows.append(ids[begin:end])
+            prompts.append(tuple(ids[begin : first[row] - 1]))
+            begins.append(begin)
+        index = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+        alike = min(len(os.path.commonprefix(list(index))), min(map(len, index)) - 1) if len(index) > 1 else 0
+        common = alike if alike >= SHORT_PREFIX else 0
+        passes = [([rows[0][:common]], [0])] if common else []
+        parents, starts = [0] * len(rows), [common] * len(rows)
+        if len(index) < len(rows):  # otherwise a prompt and its answer go in one pass
+            passes.append(([list(prompt[common:]) for prompt in index], [0] * len(index)))
+            parents, starts = [index[prompt] for prompt in prompts], [len(prompt) for prompt in prompts]
+        if not passes:
+            return None
+        passes.append(([ids[start:] for ids, start in zip(rows, starts, strict=True)], parents))
+        return cls(passes, [begin + start for begin, start in zip(begins, starts, strict=True)], labels)
 
     def hidden(self, model):
         """The hidden states (N, H) that predict the N scored tokens, in the order of the flattened labels."""
@@ -122,32 +133,24 @@ class _SharedPrompts:
         from transformers import DynamicCache
 
         device = self.labels.device
-        pad = lambda rows: torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(row, device=device) for row in rows], batch_first=True
-        )
-        prompts, tails = pad(self.prompts), pad(self.tails)  # (U, P), (B, S); padded on the right
-        lengths = torch.tensor([len(p) for p in self.prompts], device=device)
-        mine = torch.tensor(self.prompt_of_row, device=device)
-        at_prompt = torch.arange(prompts.shape[1], device=device)
-        at_tail = torch.arange(tails.shape[1], device=device)
-        prompt_mask = (at_prompt < lengths[:, None]).long()
-        tail_mask = (at_tail < torch.tensor([len(t) for t in self.tails], device=device)[:, None]).long()
         cache = DynamicCache(config=model.config)
-        model(
-            input_ids=prompts,
-            attention_mask=prompt_mask,
-            position_ids=at_prompt.expand_as(prompts),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        cache.batch_select_indices(mine)
-        hidden = model(
-            input_ids=tails,
-            attention_mask=torch.cat([prompt_mask[mine], tail_mask], 1),
-            position_ids=lengths[mine][:, None] + at_tail,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state  # (B, S, H)
+        seen, read = torch.ones(1, 0, dtype=torch.long, device=device), [0]  # mask and true length of what was read
+        for number, (rows, parents) in enumerate(self.passes):
+            if number:
+                cache.batch_select_indices(torch.tensor(parents, device=device))
+            ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row, device=device) for row in rows], batch_first=True)
+            places = torch.arange(ids.shape[1], device=device)  # padded on the right
+            own = (places < torch.tensor([len(row) for row in rows], device=device)[:, None]).long()
+            seen = torch.cat([seen[parents], own], 1)
+            before = torch.tensor([read[parent] for parent in parents], device=device)
+            hidden = model(
+                input_ids=ids,
+                attention_mask=seen,
+                position_ids=before[:, None] + places,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state  # of the last pass: (B, S, H)
+            read = [read[parent] + len(row) for row, parent in zip(rows, parents, strict=True)]
         rows, places = (self.labels[:, 1:] != -100).nonzero(as_tuple=True)
         return hidden[rows, places - torch.tensor(self.starts, device=device)[rows]]
 

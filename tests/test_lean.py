@@ -54,13 +54,17 @@ def test_same_numbers_and_gradients_as_trl(temperature, more):
         torch.testing.assert_close(grad, expected_grads[name], atol=1e-5, rtol=1e-3, msg=name)
 
 
-def shared_batch(*, left_padded: bool) -> dict:
-    """Two prompts with two answers each, in TRL's two layouts: answers right after the prompt, or in one column."""
+def shared_batch(*, left_padded: bool, system: int = 0, rows: int = 4) -> dict:
+    """Two prompts with two answers each, in TRL's two layouts: answers right after the prompt, or in one column.
+
+    All begin with the same `system` tokens; with `rows` = 2 each prompt has one answer.
+    """
     prompts, answers = [[5, 6, 7, 8], [9, 8, 7]] * 2, [[11, 12, 1], [13, 1], [14, 1], [15, 16, 17, 1]]
+    prompts, answers = [list(range(20, 20 + system)) + p for p in prompts[:rows]], answers[:rows]
     width = max(map(len, prompts)) if left_padded else 0
     rows = [[0] * max(0, width - len(p)) + p + a for p, a in zip(prompts, answers, strict=True)]
     ends = [len(row) - len(a) for row, a in zip(rows, answers, strict=True)]
-    ids = torch.tensor([row + [0] * (9 - len(row)) for row in rows])
+    ids = torch.tensor([row + [0] * (system + 9 - len(row)) for row in rows])
     labels = ids.masked_fill(ids == 0, -100)
     for row, end in zip(labels, ends, strict=True):
         row[:end] = -100
@@ -68,18 +72,25 @@ def shared_batch(*, left_padded: bool) -> dict:
 
 
 @pytest.mark.parametrize("left_padded", [False, True])
-def test_a_shared_prompt_is_read_once_and_gives_the_same_numbers_and_gradients(left_padded, monkeypatch):
+@pytest.mark.parametrize(
+    "system, rows, passes",  # the last prompt token predicts: it goes with the answers
+    [(0, 4, [(2, 3), (4, 5)]), (10, 4, [(1, 10), (2, 3), (4, 5)]), (10, 2, [(1, 10), (2, 7)])],
+)
+def test_what_rows_share_is_read_once_and_gives_the_same_numbers_and_gradients(
+    system, rows, passes, left_padded, monkeypatch
+):
+    given = lambda: shared_batch(left_padded=left_padded, system=system, rows=rows)
     trl, ours = tiny_peft(3), tiny_peft(3)
     trainer_of(trl)
     lean.speed_up(trainer_of(ours))
-    expected, expected_grads = run(trl, shared_batch(left_padded=left_padded))
+    expected, expected_grads = run(trl, given())
     read, inner = [], ours.get_base_model().model
     inner_forward = inner.forward
     monkeypatch.setattr(
         inner, "forward", lambda *a, **k: (read.append(tuple(k["input_ids"].shape)), inner_forward(*a, **k))[1]
     )
-    got, grads = run(ours, shared_batch(left_padded=left_padded))
-    assert read == [(2, 3), (4, 5)]  # the last prompt token predicts: it goes with the answers
+    got, grads = run(ours, given())
+    assert read == passes
     for name in FIELDS:
         torch.testing.assert_close(getattr(got, name), getattr(expected, name), atol=1e-5, rtol=1e-4, msg=name)
     for name, grad in grads.items():
