@@ -13,10 +13,6 @@ and gradients through the entropy (TRL logs it; `entropy_coef` must be 0).
 import os
 import types
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
 
 SHORT_ROWS = 320  # tokens; plain attention keeps (rows, heads, T, T) for the backward pass, so it is for short rows
 SHORT_PREFIX = 8  # tokens; what all rows begin with is read once from this length on
@@ -87,54 +83,60 @@ def _lean_head(model, temperature: float) -> bool:
 
 @dataclass(frozen=True)
 class _SharedPrompts:
-    """A batch whose rows begin alike, read in up to three passes: the common start, prompts, ends.
+    """A batch whose rows begin alike, read in up to three passes: the common start, prompts, answers.
 
-    A pass attends to the keys and values of the one before it, and gradients flow through them. A row's last prompt
-    token belongs to its own end, because it predicts the first token of the answer.
+    A pass attends to the keys and values of the one before it, and gradients flow through them. A row's last token is
+    never read, because it predicts nothing; so an answer of one token costs no more than its prompt.
     """
 
     passes: list[tuple[list[list[int]], list[int]]]  # (token ids of each row, for each row its row of the pass before)
-    starts: list[int]  # B: the column of `labels` where the last pass begins
-    labels: "torch.Tensor"  # (B, T)
+    scored: list[tuple[int, int, int]]  # N: pass, row and column of the token that predicts each scored one
 
     @classmethod
     def find(cls, *, labels, input_ids=None, attention_mask=None, use_cache=None, **others):
         """What the rows of a batch share; None where that is too little or the batch holds more than plain rows."""
         if input_ids is None or attention_mask is None or any(v is not None for v in others.values()):
             return None
-        scored = labels != -100
-        if attention_mask.dim() != 2 or not scored.any(1).all():
+        carries = labels != -100
+        if attention_mask.dim() != 2 or not carries.any(1).all():
             return None
-        first = scored.int().argmax(1).tolist()  # of each row: where its scored tokens begin
-        rows, prompts, begins = [], [], []
+        first = carries.int().argmax(1).tolist()  # of each row: where its answer begins
+        rows = []  # (prompt, answer without its last token, first column of the answer)
         for row, (ids, seen) in enumerate(zip(input_ids.tolist(), attention_mask.tolist(), strict=True)):
             begin, end = seen.index(1), len(seen) - seen[::-1].index(1)
-            if 0 in seen[begin:end] or first[row] - begin < 2:
+            if 0 in seen[begin:end] or first[row] <= begin:
                 return None
-            rows.append(ids[begin:end])
-            prompts.append(tuple(ids[begin : first[row] - 1]))
-            begins.append(begin)
-        index = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+            rows.append((tuple(ids[begin : first[row]]), ids[first[row] : end - 1], first[row]))
+        index = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompt for prompt, _, _ in rows))}
         alike = min(len(os.path.commonprefix(list(index))), min(map(len, index)) - 1) if len(index) > 1 else 0
         common = alike if alike >= SHORT_PREFIX else 0
-        passes = [([rows[0][:common]], [0])] if common else []
-        parents, starts = [0] * len(rows), [common] * len(rows)
-        if len(index) < len(rows):  # otherwise a prompt and its answer go in one pass
-            passes.append(([list(prompt[common:]) for prompt in index], [0] * len(index)))
-            parents, starts = [index[prompt] for prompt in prompts], [len(prompt) for prompt in prompts]
-        if not passes:
-            return None
-        passes.append(([ids[start:] for ids, start in zip(rows, starts, strict=True)], parents))
-        return cls(passes, [begin + start for begin, start in zip(begins, starts, strict=True)], labels)
+        passes = [([list(rows[0][0][:common])], [0])] if common else []
+        if len(index) == len(rows):  # nothing to share but the start: a prompt and its answer go in one pass
+            passes.append(([[*prompt[common:], *answer] for prompt, answer, _ in rows], [0] * len(rows)))
+            place = lambda row, column: (row, column - rows[row][2] + len(rows[row][0]) - common)
+            scored = [(len(passes) - 1, *place(row, column - 1)) for row, column in carries.nonzero().tolist()]
+            return cls(passes, scored) if common else None
+        passes.append(([list(prompt[common:]) for prompt in index], [0] * len(index)))
+        long = {row: number for number, row in enumerate(row for row, (_, answer, _) in enumerate(rows) if answer)}
+        if long:
+            passes.append(([rows[row][1] for row in long], [index[rows[row][0]] for row in long]))
+        scored = []
+        for row, column in carries.nonzero().tolist():
+            prompt, _, start = rows[row]
+            in_prompt, in_answer = (index[prompt], len(prompt) - common - 1), (long.get(row), column - 1 - start)
+            number = int(bool(common))
+            scored.append((number, *in_prompt) if column == start else (number + 1, *in_answer))
+        return cls(passes, scored)
 
     def hidden(self, model):
         """The hidden states (N, H) that predict the N scored tokens, in the order of the flattened labels."""
         import torch
         from transformers import DynamicCache
 
-        device = self.labels.device
+        device = model.device
         cache = DynamicCache(config=model.config)
         seen, read = torch.ones(1, 0, dtype=torch.long, device=device), [0]  # mask and true length of what was read
+        states, offsets, widths = [], [0], []
         for number, (rows, parents) in enumerate(self.passes):
             if number:
                 cache.batch_select_indices(torch.tensor(parents, device=device))
@@ -143,16 +145,19 @@ class _SharedPrompts:
             own = (places < torch.tensor([len(row) for row in rows], device=device)[:, None]).long()
             seen = torch.cat([seen[parents], own], 1)
             before = torch.tensor([read[parent] for parent in parents], device=device)
-            hidden = model(
+            out = model(
                 input_ids=ids,
                 attention_mask=seen,
                 position_ids=before[:, None] + places,
                 past_key_values=cache,
                 use_cache=True,
-            ).last_hidden_state  # of the last pass: (B, S, H)
+            )
             read = [read[parent] + len(row) for row, parent in zip(rows, parents, strict=True)]
-        rows, places = (self.labels[:, 1:] != -100).nonzero(as_tuple=True)
-        return hidden[rows, places - torch.tensor(self.starts, device=device)[rows]]
+            states.append(out.last_hidden_state.flatten(0, 1))
+            offsets.append(offsets[-1] + ids.numel())
+            widths.append(ids.shape[1])
+        at = [offsets[number] + row * widths[number] + column for number, row, column in self.scored]
+        return torch.cat(states)[torch.tensor(at, device=device)]
 
 
 def _score(head, hidden, labels, temperature: float, num_items_in_batch):

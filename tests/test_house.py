@@ -288,7 +288,8 @@ def test_no_large_files():
 def rows(name: str) -> list:
     model = {"sft": SftRow, "prompts/production": ProductionPrompt, "prompts/redteam": RedTeamPrompt}
     kind = "sft" if name.startswith("sft/") else name
-    return load_jsonl(data_path(f"{name}.jsonl"), model.get(kind, GoldItem))
+    files = ("prompts/redteam", "prompts/redteam_twins") if kind == "prompts/redteam" else (name,)
+    return [row for file in files for row in load_jsonl(data_path(f"{file}.jsonl"), model.get(kind, GoldItem))]
 
 
 SETS = {
@@ -337,6 +338,11 @@ def test_red_team_prompts(kind):
     assert len({r.category for r in mine}) >= 10
     for split in ("train", "test"):  # what is tested was taught, category by category
         assert {r.category for r in mine if r.split == split} == {r.category for r in mine}
+
+
+def test_red_team_ids_are_unique_and_twins_are_for_training_only():
+    assert max(Counter(r.id for r in rows("prompts/redteam")).values()) == 1
+    assert {r.split for r in load_jsonl(data_path("prompts/redteam_twins.jsonl"), RedTeamPrompt)} == {"train"}
 
 
 def test_a_text_has_one_kind_only():

@@ -73,8 +73,8 @@ def shared_batch(*, left_padded: bool, system: int = 0, rows: int = 4) -> dict:
 
 @pytest.mark.parametrize("left_padded", [False, True])
 @pytest.mark.parametrize(
-    "system, rows, passes",  # the last prompt token predicts: it goes with the answers
-    [(0, 4, [(2, 3), (4, 5)]), (10, 4, [(1, 10), (2, 3), (4, 5)]), (10, 2, [(1, 10), (2, 7)])],
+    "system, rows, passes",  # the last token of an answer predicts nothing: it is not read
+    [(0, 4, [(2, 4), (4, 3)]), (10, 4, [(1, 10), (2, 4), (4, 3)]), (10, 2, [(1, 10), (2, 6)])],
 )
 def test_what_rows_share_is_read_once_and_gives_the_same_numbers_and_gradients(
     system, rows, passes, left_padded, monkeypatch
@@ -95,6 +95,17 @@ def test_what_rows_share_is_read_once_and_gives_the_same_numbers_and_gradients(
         torch.testing.assert_close(getattr(got, name), getattr(expected, name), atol=1e-5, rtol=1e-4, msg=name)
     for name, grad in grads.items():
         torch.testing.assert_close(grad, expected_grads[name], atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_answers_of_one_token_cost_no_more_than_their_prompts():
+    """DPO that is decided by the first token: two prompts, each with two one-token answers."""
+    given = shared_batch(left_padded=False)
+    first = (given["labels"] != -100).int().argmax(1)
+    after = torch.arange(9) > first[:, None]
+    given["labels"][after], given["attention_mask"][after] = -100, 0
+    found = lean._SharedPrompts.find(**given)
+    assert found.passes == [([[5, 6, 7, 8], [9, 8, 7]], [0, 0])]
+    assert found.scored == [(0, 0, 3), (0, 1, 2), (0, 0, 3), (0, 1, 2)]
 
 
 @pytest.mark.parametrize("change", ["hole", "no mask", "no prompt", "other input"])
