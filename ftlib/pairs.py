@@ -4,11 +4,12 @@ An item's votes are counted together: a strict majority of those who did not ski
 item. Where people voted, simulated votes on the same item are set aside. Every step is a row of the waterfall, every
 pair names its votes, and every dropped item has its reason.
 
-Left out on purpose: balancing and caps (the shares are computed, a gate decides), weighing of raters, and pairs from
+Left out on purpose: caps (the shares are computed, a gate decides), weighing of raters, and pairs from
 rubric marks. The overall choice is what a preference is made of.
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ftlib.quality import THRESHOLD, keep_first
 from ftlib.records import Candidate, PreferencePair, Rating
 
 AUTHORED = "authored"  # the source of an answer that a person wrote
+BLOCK = 16  # batches whose rows are sorted by length together
 
 # Why an item gives no pair, in the order of the waterfall; the texts are the figure's labels.
 NO_VOTES, SKIPPED, BOTH_BAD, TIE, SPLIT = "no votes", "skipped", "both bad", "tie", "no majority"
@@ -134,6 +136,50 @@ def build_pairs(
         float(np.mean([pair.synthetic for pair in pairs])) if pairs else None,
         share,
     )
+
+
+def balanced_order(groups: Sequence[str], lengths: Sequence[int], *, batch: int, epochs: float, seed: int) -> list[int]:
+    """The order in which to train on rows, so that every batch holds as many of one group as of another.
+
+    Where the groups pull in opposite ways (refuse, answer), a batch with more of one moves the model that way on every
+    prompt, and the next one moves it back. In a balanced batch the common pull cancels, and what is left is the
+    difference between the prompts. Batches hold rows of like length; their order is drawn.
+
+    Args:
+        groups: of each row; their number may not exceed `batch`.
+        lengths: of each row, in any unit.
+        batch: rows an optimiser step.
+        epochs: rows are drawn `epochs` times on average; a small group comes round more often than a large one.
+        seed: of all draws.
+
+    Returns:
+        Row numbers, a multiple of `batch` of them: for a sequential sampler, and one epoch over them.
+
+    Raises:
+        ValueError: more groups than a batch has rows, or no rows.
+    """
+    names = sorted(set(groups))
+    if not 0 < len(names) <= batch:
+        raise ValueError(f"balanced_order: expected 1 to batch={batch} groups, got {len(names)}; take a larger batch")
+    rng = np.random.default_rng(seed)
+    batches = math.ceil(epochs * len(groups) / batch)
+    seats = {name: batch // len(names) + (place < batch % len(names)) for place, name in enumerate(names)}
+    queues = {}
+    for name in names:
+        rows = np.flatnonzero([group == name for group in groups])
+        rounds = math.ceil(batches * seats[name] / len(rows))
+        queues[name] = np.concatenate([rng.permutation(rows) for _ in range(rounds)])
+    order: list[int] = []
+    for start in range(0, batches, BLOCK):
+        count = min(BLOCK, batches - start)
+        block = [[] for _ in range(count)]
+        for name in names:
+            part = queues[name][start * seats[name] : (start + count) * seats[name]]
+            part = sorted(part.tolist(), key=lambda row: lengths[row])
+            for number, one in enumerate(block):
+                one += part[number * seats[name] : (number + 1) * seats[name]]
+        order += [row for number in rng.permutation(count) for row in block[number]]
+    return order
 
 
 def vote_id(vote: Rating) -> str:

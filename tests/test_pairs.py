@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from test_ratings import item, rating
 
-from ftlib.pairs import REASONS, build_pairs, majority
+from ftlib.pairs import REASONS, balanced_order, build_pairs, majority
 
 
 def votes(item_id: str, choices: str, **changes):
@@ -165,3 +165,32 @@ def test_votes_that_do_not_belong_are_refused():
         build_pairs([distinct(1)], [rating("c1"), rating("c1", choice="B")], seed=1)
     with pytest.raises(ValueError, match="candidate 'c1' is there twice"):
         build_pairs([distinct(1), distinct(1)], [], seed=1)
+
+
+def test_every_batch_holds_as_many_of_one_group_as_of_the_other():
+    groups = ["refuse"] * 10 + ["answer"] * 4
+    order = balanced_order(groups, range(14), batch=4, epochs=1, seed=17)
+    batches = [order[start : start + 4] for start in range(0, len(order), 4)]
+    assert len(batches) == 4  # 14 rows, 4 a batch: 3.5, rounded up
+    assert all(Counter(groups[row] for row in batch) == {"refuse": 2, "answer": 2} for batch in batches)
+    often = Counter(order)
+    assert sum(often[row] for row in range(10)) == 8 and max(often[row] for row in range(10)) == 1
+    assert [often[row] for row in range(10, 14)] == [2, 2, 2, 2]  # 8 places for 4 rows
+    assert order == balanced_order(groups, range(14), batch=4, epochs=1, seed=17)
+    assert order != balanced_order(groups, range(14), batch=4, epochs=1, seed=18)
+
+
+def test_rows_of_like_length_share_a_batch():
+    """Eight rows a group, all drawn once, two batches: the four shortest of each group come together."""
+    groups, lengths = ["a", "b"] * 8, [row // 2 for row in range(16)]
+    order = balanced_order(groups, lengths, batch=8, epochs=1, seed=1)
+    assert {frozenset(order[:8]), frozenset(order[8:])} == {frozenset(range(8)), frozenset(range(8, 16))}
+
+
+def test_an_odd_place_goes_to_one_group_and_too_many_groups_are_refused():
+    order = balanced_order("aab", [1, 1, 1], batch=3, epochs=2, seed=1)
+    assert Counter("aab"[row] for row in order) == {"a": 4, "b": 2}
+    with pytest.raises(ValueError, match="expected 1 to batch=2 groups, got 3"):
+        balanced_order("abc", [1, 1, 1], batch=2, epochs=1, seed=1)
+    with pytest.raises(ValueError, match="got 0"):
+        balanced_order([], [], batch=2, epochs=1, seed=1)
