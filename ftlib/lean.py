@@ -3,7 +3,7 @@
 TRL 1.16 multiplies hidden states by the vocabulary inside a fused head. On a GPU it takes the positions that carry
 loss; elsewhere it takes all of them, in pieces that are computed again for the backward pass, in fp32. And PyTorch's
 fused attention has a slow backward pass on a CPU. Measured on two cores, SFT of the embedded model (8 rows of about 95
-tokens, LoRA on all layers, bf16): 170-200 tokens/s as TRL comes, 350 with the lean head, 390-420 with both. And what the
+tokens, LoRA on all layers, bf16): 170-200 tokens/s as TRL comes, 350 with the lean head, 390-420 with both. What the
 rows of a batch begin with (a system prompt; the prompt of a pair, or of a case's rollouts) is read once for all.
 
 Left out on purpose: devices other than the CPU, where TRL's own ways are the better ones, mixture-of-experts losses,
