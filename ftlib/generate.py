@@ -302,26 +302,21 @@ class MergedCopy:
         import torch
 
         self.model = plain_model.eval()
-        targets = dict(plain_model.named_modules())
         self._pairs = []
-        for name, module in peft_model.get_base_model().named_modules():
-            if hasattr(module, "lora_A"):
-                base = module.get_base_layer().weight
-                if hasattr(base, "quant_state"):
-                    import bitsandbytes.functional as bnb
-
-                    if getattr(base.quant_state, "packing_format_for_cpu", False):
-                        raise ValueError(
-                            f"{name}: expected plain NF4 weights, got bitsandbytes' packed ones (made by a forward "
-                            "pass in eval mode on a CPU); load the model with ftlib.models.load_model(…, nf4=True)"
-                        )
-                    weight = bnb.dequantize_4bit(base.data, base.quant_state)
-                else:
-                    weight = base.data
-                weight = weight.to(targets[name].weight.dtype).reshape(targets[name].weight.shape).clone()
-                self._pairs.append((module, targets[name], weight))
-        with torch.no_grad():
-            self.refresh()
+        base = peft_model.get_base_model()
+        for name, target in plain_model.named_modules():
+            if not isinstance(target, torch.nn.Linear):
+                continue
+            module = base.get_submodule(name)
+            adapted = hasattr(module, "lora_A")
+            weight = _unpacked(name, module.get_base_layer() if adapted else module)
+            weight = weight.to(target.weight.dtype).reshape(target.weight.shape)
+            if adapted:
+                self._pairs.append((module, target, weight.clone()))
+            else:
+                with torch.no_grad():
+                    target.weight.copy_(weight)  # NF4 has rounded the layers without an adapter too
+        self.refresh()
 
     def refresh(self):
         """Write W + B·A·scale for every adapted layer; returns the plain model."""
@@ -333,6 +328,21 @@ class MergedCopy:
             for module, target, weight in self._pairs:
                 target.weight.copy_(weight.to(torch.float32) + lora_delta(module))
         return self.model
+
+
+def _unpacked(name: str, layer):
+    """The weight of a linear layer as the forward pass uses it: NF4 values in plain numbers."""
+    weight = layer.weight
+    if not hasattr(weight, "quant_state"):
+        return weight.data
+    import bitsandbytes.functional as bnb
+
+    if getattr(weight.quant_state, "packing_format_for_cpu", False):
+        raise ValueError(
+            f"{name}: expected plain NF4 weights, got bitsandbytes' packed ones (made by a forward pass in eval mode "
+            "on a CPU); load the model with ftlib.models.load_model(…, nf4=True)"
+        )
+    return bnb.dequantize_4bit(weight.data, weight.quant_state)
 
 
 @contextmanager

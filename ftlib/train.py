@@ -154,6 +154,30 @@ def last_complete_checkpoint(output_dir: Path, *, fingerprint: dict) -> str | No
     return str(complete[-1]) if complete else None
 
 
+def keep_reference(trainer, *, batch: int = 32) -> None:
+    """Compute the reference's log-probs of each row of a DPOTrainer once, instead of in every step.
+
+    What TRL's `precompute_ref_log_probs` does, for rows that were changed after the trainer was made. Call it after
+    the last change of a row and before rows are repeated; adds the columns `ref_chosen_logps`, `ref_rejected_logps`.
+    """
+    from tqdm.auto import tqdm
+
+    rows = trainer.train_dataset
+    by_length = sorted(range(len(rows)), key=lambda n: len(rows[n]["prompt_ids"]))
+    found = {"ref_chosen_logps": [0.0] * len(rows), "ref_rejected_logps": [0.0] * len(rows)}
+    starts = range(0, len(rows), batch)
+    for start in tqdm(starts, desc="reference", unit="batch", mininterval=2):
+        part = by_length[start : start + batch]
+        inputs = trainer.data_collator([rows[n] for n in part])
+        inputs = {name: value.to(trainer.accelerator.device) for name, value in inputs.items()}
+        for name, values in zip(found, trainer.compute_ref_log_probs(trainer.model, inputs), strict=True):
+            for n, value in zip(part, values.tolist(), strict=True):
+                found[name][n] = value
+    for name, values in found.items():
+        rows = rows.add_column(name, values)
+    trainer.train_dataset, trainer.precompute_ref_logps = rows, True
+
+
 def kl_on_samples(policy, reference, prompts: list[list[int]], completions: list[list[int]], *, batch: int = 16):
     """KL(policy || reference) per token on texts drawn from the policy (k1 and k3, Schulman 2020, "Approximating KL").
 

@@ -359,6 +359,20 @@ def test_the_merged_copy_of_an_nf4_model(tmp_path):
     assert 1e-3 < (kept - original).abs().max() < 0.3  # NF4 rounds, and only a little
 
 
+def test_the_merged_copy_rounds_layers_without_an_adapter_too(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    tiny_model(hidden=64).save_pretrained(tmp_path)
+    lora = LoraConfig(
+        r=4, target_modules="all-linear", exclude_modules=r".*\.layers\.(0)\..*", init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    policy = get_peft_model(load_model(str(tmp_path), dtype="fp32", nf4=True), lora).eval()
+    copy = MergedCopy(policy, load_model(str(tmp_path), dtype="fp32"))
+    assert len(copy._pairs) == 7  # the products of the upper one of two layers
+    assert logit_change(policy, copy.model, [40, 41, 42, 43]) < 1e-3
+
+
 def test_the_merged_copy_refuses_packed_weights(tmp_path):
     policy = nf4_policy(tmp_path)
     packed = policy.get_base_model().model.layers[0].self_attn.q_proj.get_base_layer()

@@ -44,7 +44,7 @@ def run(model, given: dict, **more):
 def test_same_numbers_and_gradients_as_trl(temperature, more):
     trl, ours = tiny_peft(3), tiny_peft(3)
     trainer_of(trl, temperature=temperature)
-    assert lean.speed_up(trainer_of(ours, temperature=temperature)) == {"head": True, "attention": True}
+    assert lean.speed_up(trainer_of(ours, temperature=temperature)) == {"head": True, "attention": True, "unpacked": 0}
     expected, expected_grads = run(trl, batch(), **more)
     got, grads = run(ours, batch(), **more)
     for name in FIELDS:
@@ -122,6 +122,29 @@ def test_a_batch_that_is_not_plain_is_read_as_it_stands(change):
     assert lean._SharedPrompts.find(**given) is None
 
 
+def test_nf4_weights_are_unpacked_once_and_give_the_same_numbers_and_gradients(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    from ftlib.models import load_model
+
+    def nf4():
+        tiny_model(hidden=64).save_pretrained(tmp_path)
+        lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+        torch.manual_seed(0)
+        return get_peft_model(load_model(str(tmp_path), dtype="fp32", nf4=True), lora).train()
+
+    packed, ours = nf4(), nf4()
+    trainer_of(packed)
+    assert lean.speed_up(trainer_of(ours))["unpacked"] == 14  # two layers of seven products each
+    assert not any(hasattr(weight, "quant_state") for weight in ours.parameters())
+    expected, expected_grads = run(packed, batch())
+    got, grads = run(ours, batch())
+    torch.testing.assert_close(got.log_probs, expected.log_probs, atol=1e-4, rtol=1e-4)
+    assert grads.keys() == expected_grads.keys() and len(grads) == 28
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected_grads[name], atol=1e-4, rtol=1e-3, msg=name)
+
+
 def test_the_loss_by_hand():
     """Loss is minus the mean log-prob of the eight labels (four a row), from the plain logits of the model."""
     model = tiny_model(2)
@@ -165,7 +188,7 @@ def test_sampling_is_as_it_was():
 def test_long_rows_keep_fused_attention():
     model = tiny_model()
     set_up = lean.speed_up(trainer_of(model, rows=[[5] * 8, [5] * (lean.SHORT_ROWS + 1)]))
-    assert set_up == {"head": True, "attention": False} and model.config._attn_implementation == "sdpa"
+    assert set_up == {"head": True, "attention": False, "unpacked": 0} and model.config._attn_implementation == "sdpa"
 
 
 def test_preference_rows_count_prompt_and_both_answers():
@@ -192,4 +215,4 @@ def test_nothing_changes_off_the_cpu():
     model = tiny_model().to("meta")
     before = model.forward
     trainer = SimpleNamespace(model=model, accelerator=SimpleNamespace(unwrap_model=lambda wrapped: wrapped))
-    assert lean.speed_up(trainer) == {"head": False, "attention": False} and model.forward == before
+    assert lean.speed_up(trainer) == {"head": False, "attention": False, "unpacked": 0} and model.forward == before

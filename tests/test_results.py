@@ -93,7 +93,7 @@ def test_dpo_from_the_sft_model_refuses_more_of_the_harmful_prompts(sft_adapter,
     models.save_model(reference, tokenizer, tmp_path / "sft")
     config = DPOConfig(
         **settings(profile, tmp_path / "dpo", learning_rate=1e-3, num_train_epochs=2),
-        beta=0.1, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.5], max_length=256,
+        beta=0.1, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.5], max_length=256, logging_first_step=True,
     )  # fmt: skip
     trainer = DPOTrainer(
         model=models.load_model(str(tmp_path / "sft"), dtype=profile.dtype, nf4=True),
@@ -104,7 +104,10 @@ def test_dpo_from_the_sft_model_refuses_more_of_the_harmful_prompts(sft_adapter,
     )
     ft.quiet(trainer)
     lean.speed_up(trainer)
+    ft.keep_reference(trainer)
     trainer.train()
+    margins = [row["rewards/margins"] for row in trainer.state.log_history if "rewards/margins" in row]
+    assert abs(margins[0]) < 0.1, "before any step the policy is its reference, up to rounding"
     trainer.model.save_pretrained(str(tmp_path / "adapter"))
     candidate = models.load_merged("embedded", [sft_adapter, tmp_path / "adapter"], dtype=profile.dtype)
     rise = {}

@@ -61,6 +61,29 @@ def test_kl_of_a_model_with_itself_is_zero():
     assert k1.tolist() == k3.tolist() == [0.0]
 
 
+def test_the_reference_of_each_row_is_computed_once_and_lands_at_its_row():
+    from datasets import Dataset
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    rows = [{"prompt_ids": [5] * n, "chosen_ids": [n, 1], "rejected_ids": [n + 10, 1]} for n in (3, 1, 2)]
+    seen = []
+
+    def compute_ref_log_probs(model, inputs):  # the sum of an answer's ids stands in for its log-prob
+        seen.append(inputs["input_ids"].shape)
+        return (inputs["input_ids"] * inputs["completion_mask"]).sum(1).float().chunk(2)
+
+    trainer = SimpleNamespace(
+        train_dataset=Dataset.from_list(rows), data_collator=DataCollatorForPreference(pad_token_id=0), model=None,
+        accelerator=SimpleNamespace(device=torch.device("cpu")), compute_ref_log_probs=compute_ref_log_probs,
+        precompute_ref_logps=False,
+    )  # fmt: skip
+    ft.keep_reference(trainer, batch=2)
+    assert seen == [(4, 4), (2, 5)]  # the two short rows together: chosen and rejected each
+    assert list(trainer.train_dataset["ref_chosen_logps"]) == [4.0, 2.0, 3.0]
+    assert list(trainer.train_dataset["ref_rejected_logps"]) == [14.0, 12.0, 13.0]
+    assert trainer.precompute_ref_logps is True
+
+
 def test_token_logprobs_do_not_depend_on_padding():
     model = tiny_model()
     rows = [([40, 41, 42], [50, 51]), ([60], [61, 62, 63, 64, 65]), ([70, 71], [72])]
