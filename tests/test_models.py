@@ -258,6 +258,25 @@ def test_merging_two_adapters_in_order(tmp_path):
     assert all(p.requires_grad for p in merged.parameters())
 
 
+def test_an_adapter_over_nf4_is_merged_into_the_nf4_values(tmp_path):
+    """What is served is the model that was trained; over the weights before rounding the adapter is another model."""
+    tiny_model(hidden=64).save_pretrained(tmp_path / "base")
+    lora = LoraConfig(
+        r=4, target_modules="all-linear", exclude_modules=r".*\.layers\.(0)\..*", init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    policy = get_peft_model(models.load_model(str(tmp_path / "base"), dtype="fp32", nf4=True), lora).eval()
+    models.save_adapter(policy, tmp_path / "plain")
+    models.save_adapter(policy, tmp_path / "marked", nf4_from="fp32")
+    ids = [40, 41, 42, 43]
+    trained = next_logits(policy, ids)
+    merged = {n: models.load_merged(str(tmp_path / "base"), [tmp_path / n], dtype="fp32") for n in ("plain", "marked")}
+    assert torch.allclose(next_logits(merged["marked"], ids), trained, atol=1e-4)
+    assert not torch.allclose(next_logits(merged["plain"], ids), trained, atol=1e-1)
+    head = tiny_model(hidden=64).get_output_embeddings().weight
+    assert torch.equal(merged["marked"].get_output_embeddings().weight, head), "the output head is not quantised"
+
+
 def test_a_missing_adapter_is_said_before_anything_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "load_model", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(FileNotFoundError, match=r"sft: expected a PEFT adapter folder \(adapter_config\.json\)"):

@@ -108,7 +108,7 @@ def test_dpo_from_the_sft_model_refuses_more_of_the_harmful_prompts(sft_adapter,
     trainer.train()
     margins = [row["rewards/margins"] for row in trainer.state.log_history if "rewards/margins" in row]
     assert abs(margins[0]) < 0.1, "before any step the policy is its reference, up to rounding"
-    trainer.model.save_pretrained(str(tmp_path / "adapter"))
+    models.save_adapter(trainer.model, tmp_path / "adapter", nf4_from=profile.dtype)
     candidate = models.load_merged("embedded", [sft_adapter, tmp_path / "adapter"], dtype=profile.dtype)
     rise = {}
     for kind in ("harmful", "borderline"):
