@@ -301,6 +301,8 @@ class MergedCopy:
         """plain_model: an unquantised load of the same base, in the dtype to sample in. It is changed in place."""
         import torch
 
+        from ftlib.models import unpacked_weight
+
         self.model = plain_model.eval()
         self._pairs = []
         base = peft_model.get_base_model()
@@ -309,7 +311,7 @@ class MergedCopy:
                 continue
             module = base.get_submodule(name)
             adapted = hasattr(module, "lora_A")
-            weight = _unpacked(name, module.get_base_layer() if adapted else module)
+            weight = unpacked_weight(name, module.get_base_layer() if adapted else module)
             weight = weight.to(target.weight.dtype).reshape(target.weight.shape)
             if adapted:
                 self._pairs.append((module, target, weight.clone()))
@@ -328,21 +330,6 @@ class MergedCopy:
             for module, target, weight in self._pairs:
                 target.weight.copy_(weight.to(torch.float32) + lora_delta(module))
         return self.model
-
-
-def _unpacked(name: str, layer):
-    """The weight of a linear layer as the forward pass uses it: NF4 values in plain numbers."""
-    weight = layer.weight
-    if not hasattr(weight, "quant_state"):
-        return weight.data
-    import bitsandbytes.functional as bnb
-
-    if getattr(weight.quant_state, "packing_format_for_cpu", False):
-        raise ValueError(
-            f"{name}: expected plain NF4 weights, got bitsandbytes' packed ones (made by a forward pass in eval mode "
-            "on a CPU); load the model with ftlib.models.load_model(…, nf4=True)"
-        )
-    return bnb.dequantize_4bit(weight.data, weight.quant_state)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ SHORT_PREFIX = 8  # tokens; what all rows begin with is read once from this leng
 _SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
 
-def speed_up(trainer) -> dict[str, bool]:
+def speed_up(trainer) -> dict[str, int]:
     """Give a TRL trainer (SFT, DPO, GRPO) the lean head, plain attention and unpacked NF4 weights where they help.
 
     Call it once, after the trainer is made. The numbers are TRL's up to rounding (tested); the trainer stays TRL's.
@@ -52,13 +52,13 @@ def _unpack_nf4(model) -> int:
     """
     import torch
 
+    from ftlib.models import unpacked_weight
+
     packed = [name for name, m in model.named_modules() if hasattr(m, "quant_state") and hasattr(m, "compute_dtype")]
     for name in packed:
-        import bitsandbytes.functional as bnb  # only where something is packed: it takes seconds to load
-
         old = model.get_submodule(name)
         plain = torch.nn.Linear(old.in_features, old.out_features, bias=old.bias is not None, device="meta")
-        values = bnb.dequantize_4bit(old.weight.data, old.weight.quant_state)
+        values = unpacked_weight(name, old)
         plain.weight = torch.nn.Parameter(values.to(old.compute_dtype or values.dtype), requires_grad=False)
         plain.bias = old.bias
         model.set_submodule(name, plain)

@@ -239,15 +239,16 @@ def load_merged(model_id: str, adapters: list[Path], *, dtype: str = "bf16", dev
     return model
 
 
-def save_adapter(peft_model, folder: Path, *, nf4_from: str = "") -> None:
-    """Write a LoRA adapter for `load_merged`.
+def save_adapter(peft_model, folder: Path, *, nf4_from: str) -> None:
+    """Write a LoRA adapter over an NF4 base, with a mark for `load_merged`.
 
     Args:
-        nf4_from: for an adapter over an NF4 base: the dtype from which the base was quantised (bf16, fp16 or fp32).
+        nf4_from: the dtype from which the base was quantised (bf16, fp16 or fp32).
     """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    # The mark first: a kill between the two must not leave an adapter that passes for one over plain weights.
+    write_atomic(Path(folder) / BASE_MARK, json.dumps({"quantisation": "nf4", "from": nf4_from}))
     peft_model.save_pretrained(str(folder))
-    if nf4_from:
-        write_atomic(Path(folder) / BASE_MARK, json.dumps({"quantisation": "nf4", "from": nf4_from}))
 
 
 def _round_to_nf4(model, dtype: str) -> None:
@@ -277,6 +278,25 @@ def lora_delta(module):
     a = module.lora_A[name].weight.to(torch.float32)
     b = module.lora_B[name].weight.to(torch.float32)
     return (b @ a) * module.scaling[name]
+
+
+def unpacked_weight(name: str, layer):
+    """The weight of a linear layer as its forward pass uses it: NF4 values in plain numbers, shape (out, in).
+
+    Raises:
+        ValueError: bitsandbytes has packed the weight for its CPU kernel; names the layer.
+    """
+    weight = layer.weight
+    if not hasattr(weight, "quant_state"):
+        return weight.data
+    import bitsandbytes.functional as bnb
+
+    if getattr(weight.quant_state, "packing_format_for_cpu", False):
+        raise ValueError(
+            f"{name}: expected plain NF4 weights, got bitsandbytes' packed ones (made by a forward pass in eval mode "
+            "on a CPU); load the model with ftlib.models.load_model(…, nf4=True)"
+        )
+    return bnb.dequantize_4bit(weight.data, weight.quant_state)
 
 
 def thaw(model):

@@ -163,7 +163,7 @@ def keep_reference(trainer, *, batch: int = 32) -> None:
     from tqdm.auto import tqdm
 
     rows = trainer.train_dataset
-    by_length = sorted(range(len(rows)), key=lambda n: len(rows[n]["prompt_ids"]))
+    by_length = sorted(range(len(rows)), key=[len(ids) for ids in rows["prompt_ids"]].__getitem__)
     found = {"ref_chosen_logps": [0.0] * len(rows), "ref_rejected_logps": [0.0] * len(rows)}
     starts = range(0, len(rows), batch)
     for start in tqdm(starts, desc="reference", unit="batch", mininterval=2):

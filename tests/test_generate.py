@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from tiny import STOPS, TinyTokenizer, next_logits, tiny_model, tiny_peft
+from tiny import STOPS, TinyTokenizer, next_logits, tiny_model, tiny_nf4_peft, tiny_peft
 from transformers import GenerationConfig
 
 from ftlib.generate import MergedCopy, _draw, chat_ids, fast_rollouts, logit_change, sample, sample_chats
@@ -337,18 +337,9 @@ def test_the_merged_copy_leaves_the_trained_model_alone():
     assert all(torch.equal(before[name], weight) for name, weight in policy.state_dict().items())
 
 
-def nf4_policy(folder):
-    """A QLoRA model over a tiny base that was saved to `folder`."""
-    from peft import LoraConfig, get_peft_model
-
-    tiny_model(hidden=64).save_pretrained(folder)
-    lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-    return get_peft_model(load_model(str(folder), dtype="fp32", nf4=True), lora).eval()
-
-
 def test_the_merged_copy_of_an_nf4_model(tmp_path):
     """The copy holds the dequantised base, not the weights before quantisation; a look in eval mode changes nothing."""
-    policy = nf4_policy(tmp_path)
+    policy = tiny_nf4_peft(tmp_path)
     ids = [40, 41, 42, 43]
     next_logits(policy, ids)
     copy = MergedCopy(policy, load_model(str(tmp_path), dtype="fp32"))
@@ -360,21 +351,14 @@ def test_the_merged_copy_of_an_nf4_model(tmp_path):
 
 
 def test_the_merged_copy_rounds_layers_without_an_adapter_too(tmp_path):
-    from peft import LoraConfig, get_peft_model
-
-    tiny_model(hidden=64).save_pretrained(tmp_path)
-    lora = LoraConfig(
-        r=4, target_modules="all-linear", exclude_modules=r".*\.layers\.(0)\..*", init_lora_weights=False,
-        task_type="CAUSAL_LM",
-    )  # fmt: skip
-    policy = get_peft_model(load_model(str(tmp_path), dtype="fp32", nf4=True), lora).eval()
+    policy = tiny_nf4_peft(tmp_path, exclude_modules=r".*\.layers\.(0)\..*")
     copy = MergedCopy(policy, load_model(str(tmp_path), dtype="fp32"))
     assert len(copy._pairs) == 7  # the products of the upper one of two layers
     assert logit_change(policy, copy.model, [40, 41, 42, 43]) < 1e-3
 
 
 def test_the_merged_copy_refuses_packed_weights(tmp_path):
-    policy = nf4_policy(tmp_path)
+    policy = tiny_nf4_peft(tmp_path)
     packed = policy.get_base_model().model.layers[0].self_attn.q_proj.get_base_layer()
     packed.weight.quant_state.packing_format_for_cpu = True
     with pytest.raises(ValueError, match=r"q_proj: expected plain NF4 weights, got bitsandbytes' packed ones"):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from tiny import tiny_model, tiny_peft
+from tiny import tiny_model, tiny_nf4_peft, tiny_peft
 from trl.trainer.utils import add_fused_lm_head
 
 from ftlib import lean
@@ -123,17 +123,7 @@ def test_a_batch_that_is_not_plain_is_read_as_it_stands(change):
 
 
 def test_nf4_weights_are_unpacked_once_and_give_the_same_numbers_and_gradients(tmp_path):
-    from peft import LoraConfig, get_peft_model
-
-    from ftlib.models import load_model
-
-    def nf4():
-        tiny_model(hidden=64).save_pretrained(tmp_path)
-        lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-        torch.manual_seed(0)
-        return get_peft_model(load_model(str(tmp_path), dtype="fp32", nf4=True), lora).train()
-
-    packed, ours = nf4(), nf4()
+    packed, ours = tiny_nf4_peft(tmp_path).train(), tiny_nf4_peft(tmp_path).train()
     trainer_of(packed)
     assert lean.speed_up(trainer_of(ours))["unpacked"] == 14  # two layers of seven products each
     assert not any(hasattr(weight, "quant_state") for weight in ours.parameters())

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import next_logits, tiny_model, tiny_peft
+from tiny import next_logits, tiny_model, tiny_nf4_peft, tiny_peft
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
@@ -260,13 +260,8 @@ def test_merging_two_adapters_in_order(tmp_path):
 
 def test_an_adapter_over_nf4_is_merged_into_the_nf4_values(tmp_path):
     """What is served is the model that was trained; over the weights before rounding the adapter is another model."""
-    tiny_model(hidden=64).save_pretrained(tmp_path / "base")
-    lora = LoraConfig(
-        r=4, target_modules="all-linear", exclude_modules=r".*\.layers\.(0)\..*", init_lora_weights=False,
-        task_type="CAUSAL_LM",
-    )  # fmt: skip
-    policy = get_peft_model(models.load_model(str(tmp_path / "base"), dtype="fp32", nf4=True), lora).eval()
-    models.save_adapter(policy, tmp_path / "plain")
+    policy = tiny_nf4_peft(tmp_path / "base", exclude_modules=r".*\.layers\.(0)\..*")
+    policy.save_pretrained(tmp_path / "plain")
     models.save_adapter(policy, tmp_path / "marked", nf4_from="fp32")
     ids = [40, 41, 42, 43]
     trained = next_logits(policy, ids)
