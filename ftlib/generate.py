@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ftlib.machine import trim_heap
+from ftlib.progress import bar as progress_bar
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,15 @@ def sample(
         ValueError: an empty prompt, or an option out of its range.
     """
     import torch
-    from tqdm.auto import tqdm
 
     _check_options(prompts, max_new_tokens, temperature, top_k, top_p, batch_size)
     stops = _stop_ids(model, tokenizer)
     prefix = _shared_prefix(prompts)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     samples: list[Sample | None] = [None] * len(prompts)
-    bar = tqdm(total=len(prompts), desc=progress, unit="answer", disable=not progress, leave=False, mininterval=1.0)
+    bar = progress_bar(
+        total=len(prompts), desc=progress, unit="answer", disable=not progress, leave=False, mininterval=1.0
+    )
     was_training = model.training
     model.eval()
     with torch.inference_mode(), bar:

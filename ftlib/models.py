@@ -189,7 +189,11 @@ def load_tokenizer(model_id: str):
 def load_model(model_id: str, *, dtype: str = "bf16", nf4: bool = False, device: str = "cpu"):
     """A causal LM in `dtype`, or NF4-quantised with double quantisation (QLoRA, arXiv 2305.14314, section 3)."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as messages
 
+    path = resolve(model_id)
+    # A bar for a download, which takes time; none for reading a folder.
+    (messages.disable_progress_bar if Path(path).is_dir() else messages.enable_progress_bar)()
     extra = {}
     if nf4:
         from transformers import BitsAndBytesConfig
@@ -198,9 +202,7 @@ def load_model(model_id: str, *, dtype: str = "bf16", nf4: bool = False, device:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch_dtype(dtype),
         )  # fmt: skip
-    model = AutoModelForCausalLM.from_pretrained(
-        resolve(model_id), dtype=torch_dtype(dtype), device_map={"": device}, **extra
-    )
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(dtype), device_map={"": device}, **extra)
     if nf4:
         # On a CPU with AVX-512-BF16, bitsandbytes 0.50 repacks a layer at its first forward pass in eval mode, for
         # good. Its packed product has no backward pass: training after such a look silently loses most of the gradient.

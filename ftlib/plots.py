@@ -8,7 +8,9 @@ Left out on purpose: choosing what to show, statistics, and a plotting class. A 
 """
 
 import html
+import itertools
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -24,14 +26,13 @@ BAR = "#8fb5d1"  # light enough for an interval drawn over it
 INK, GRID, SOFT = "#27323a", "#e6eaed", "#8a969e"
 GOOD, BAD, OPEN = "#2f7d5b", "#b5473c", "#96741f"  # words on white reach a contrast of 4.5
 VERDICTS = {"PASS": ("✔ PASS", GOOD), "FAIL": ("✘ FAIL", BAD), "ABSTAIN": ("? ABSTAIN", OPEN)}
-TABLE_ALIGN = ["left", "left", "right", "right", "right", "left", "left"]
 SMOKE = "smoke run: no evidence"
 
 Ends = Sequence[float] | None
 
 
 def bars_with_intervals(
-    names: Sequence[str],
+    names: Sequence[str | tuple[str, str]],
     values: Sequence[float | None],
     intervals: Sequence[Ends],
     title: str,
@@ -42,7 +43,7 @@ def bars_with_intervals(
     """Upright bars, each with the interval of its value, and the threshold as a dashed line.
 
     Args:
-        names: one per bar, under it.
+        names: one per bar, under it; (group, name) sets the bars of a group together over the group's name.
         values: bar heights, in the unit that `y_title` names; None leaves a gap.
         intervals: (low, high) of the value itself (not of a difference), or None.
         title, x_title, y_title: what the figure answers; what a bar is; the measure with its unit.
@@ -56,13 +57,16 @@ def bars_with_intervals(
             f"expected one or more bars with one value and one interval (or None) each, got {len(names)} names, "
             f"{len(values)} values, {len(intervals)} intervals"
         )
-    labels = [_label(name, 18) for name in names]
-    place = list(range(len(names)))  # numbers, so that two bars may have the same name
+    grouped = not isinstance(names[0], str)
+    groups, labels = zip(*[name if grouped else ("", name) for name in names], strict=True)
+    # Numbers, so that two bars may have the same name; a little space between groups.
+    gaps = [0, *(int(one != two) for one, two in itertools.pairwise(groups))]
+    place = [n + 0.4 * gap for n, gap in enumerate(itertools.accumulate(gaps))]
     fig = go.Figure(go.Bar(x=place, y=list(values), marker_color=BAR, width=0.56, showlegend=False, hoverinfo="skip"))
     ends = [(where, *map(float, pair)) for where, pair in zip(place, intervals, strict=True) if pair is not None]
-    for where, low, high in ends:
-        if low > high:
-            raise ValueError(f"{names[where]}: expected an interval (low, high), got ({low:g}, {high:g})")
+    for name, pair in zip(names, intervals, strict=True):
+        if pair is not None and pair[0] > pair[1]:
+            raise ValueError(f"{name}: expected an interval (low, high), got ({pair[0]:g}, {pair[1]:g})")
     if ends:
         where, low, high = (np.array(column) for column in zip(*ends, strict=True))
         # Drawn from low to high, whatever the value is, so that a wrong interval is seen and not hidden.
@@ -84,8 +88,11 @@ def bars_with_intervals(
     _style(fig, title, x_title, y_title)
     if threshold is not None:
         _line_across(fig, threshold, f"needed: {_number(threshold)}")
-    fig.update_xaxes(tickvals=place, ticktext=labels, range=[-0.6, len(names) - 0.4], showgrid=False)
+    ticks = [_label(label, 10 if grouped else 18) for label in labels]
+    fig.update_xaxes(tickvals=place, ticktext=ticks, range=[-0.6, place[-1] + 0.6], showgrid=False)
     fig.update_yaxes(rangemode="tozero")
+    if grouped:
+        _name_groups(fig, groups, place, lines_above=max(t.count("<br>") + 1 for t in ticks))
     return fig
 
 
@@ -289,37 +296,40 @@ def gate_matrix(gates: Sequence[GateResult], title: str = "Gates") -> go.Figure:
     """
     if not gates:
         raise ValueError("expected one or more gates, got none; judge a gate first")
-    rows = [
-        (
-            _label(gate.id, 24),
-            _label(gate.notebook, 22),
-            ("–" if gate.value is None else _number(gate.value)) + _interval_text(gate.ci95),
-            f"{'≥' if gate.op == '>=' else '≤'} {_number(gate.threshold)}",
-            f"{gate.n:,}",
-            f"<b>{VERDICTS[gate.verdict][0]}</b>",
-            _label(gate.note if gate.verdict != "PASS" else "", 30),
-        )
-        for gate in gates
-    ]
     colours = [VERDICTS[gate.verdict][1] for gate in gates]
-    columns = list(zip(*rows, strict=True))
+    values = [("–" if gate.value is None else _number(gate.value)) + _interval_text(gate.ci95) for gate in gates]
+    needed = [f"{'≥' if gate.op == '>=' else '≤'} {_number(gate.threshold)}" for gate in gates]
+    notes = [gate.note if gate.verdict != "PASS" else "" for gate in gates]
+    # head, width, side, colour, cells; what says nothing is left out, because a notebook's page is narrow
+    columns = [
+        ("gate", 172, "left", INK, [_id_label(gate.id, 22) for gate in gates]),
+        ("measured in", 168, "left", INK, [_id_label(gate.notebook, 22) for gate in gates]),
+        ("value", 128, "right", INK, values),
+        ("needed", 68, "right", INK, needed),
+        ("n", 56, "right", INK, [f"{gate.n:,}" for gate in gates]),
+        ("verdict", 96, "left", colours, [f"<b>{VERDICTS[gate.verdict][0]}</b>" for gate in gates]),
+        ("what to do", 190, "left", INK, [_label(note, 30) for note in notes]),
+    ]
+    idle = {"measured in": len({gate.notebook for gate in gates}) == 1, "what to do": not any(notes)}
+    heads, widths, sides, inks, cells = zip(*[c for c in columns if not idle.get(c[0])], strict=True)
+    rows = list(zip(*cells, strict=True))
     fig = go.Figure(
         go.Table(
-            columnwidth=[160, 168, 128, 68, 50, 92, 190],
+            columnwidth=widths,
             header={
-                "values": [f"<b>{name}</b>" for name in ("gate", "measured in", "value", "needed", "n", "verdict", "")],
-                "align": TABLE_ALIGN,
+                "values": [f"<b>{head}</b>" for head in heads],
+                "align": sides,
                 "fill_color": GRID,
                 "line_color": "white",
                 "font": {"color": INK, "size": 14},
                 "height": 32,
             },
             cells={
-                "values": columns,
-                "align": TABLE_ALIGN,
+                "values": cells,
+                "align": sides,
                 "fill_color": "white",
                 "line_color": GRID,
-                "font": {"color": [INK, INK, INK, INK, INK, colours, INK], "size": 13},
+                "font": {"color": inks, "size": 13},
                 "height": 26,
             },
         )
@@ -455,6 +465,17 @@ def _line_up(fig: go.Figure, x: float, text: str, *, colour: str = BAD, dash: st
     _note(fig, html.escape(text), x=x, font={"color": colour, "size": 13}, bgcolor="rgba(255,255,255,0.85)", **place)
 
 
+def _name_groups(fig: go.Figure, groups: Sequence[str], place: Sequence[float], *, lines_above: int) -> None:
+    """Write each group's name under the middle of its bars, below the `lines_above` lines of their own names."""
+    below = {"yref": "paper", "y": 0, "yanchor": "top", "yshift": -16 - 16 * lines_above}
+    names = {group: _id_label(group, 18) for group in groups}
+    for group, name in names.items():
+        middle = np.mean([x for x, other in zip(place, groups, strict=True) if other == group])
+        _note(fig, f"<b>{name}</b>", x=middle, font={"color": INK, "size": 13}, **below)
+    lines = max(name.count("<br>") + 1 for name in names.values())
+    fig.update_xaxes(tickangle=0, tickfont={"size": 12}, title_standoff=20 + 17 * lines)
+
+
 def _note(fig: go.Figure, text: str, **place) -> None:
     fig.add_annotation(text=text, showarrow=False, **({"font": {"color": BAD, "size": 13}} | place))
 
@@ -469,6 +490,16 @@ def _label(text: object, width: int) -> str:
     """Escaped, and broken into lines of at most `width` letters."""
     found = textwrap.wrap(str(text), width, break_long_words=True) or [""]
     return "<br>".join(html.escape(line, quote=False) for line in found)
+
+
+def _id_label(name: str, width: int) -> str:
+    """A name such as `sft.intent_accuracy`, broken after its dots and underscores."""
+    lines = [""]
+    for part in re.split(r"(?<=[._])", name):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "<br>".join(_label(line, width) for line in lines)
 
 
 def _number(value: float) -> str:

@@ -58,6 +58,36 @@ def seconds_left(
     return left + sum(measured[name] * pace for name in rest[1:])
 
 
+def bar(*args, **options):
+    """A tqdm bar; in a notebook its last state stays as a line of text, also in the saved file.
+
+    tqdm's own widget is saved as it looked at the start ("0%"), which reads as a failure.
+
+    Args:
+        args, options: tqdm's.
+    """
+    from tqdm.auto import tqdm
+    from tqdm.notebook import tqdm_notebook
+
+    if not issubclass(tqdm, tqdm_notebook) or options.get("disable"):
+        return tqdm(*args, **options)
+    from IPython.display import display
+
+    class Kept(tqdm):
+        def close(self):
+            if self.disable:  # closed already
+                return
+            super().close()
+            took = clock_text(self.format_dict["elapsed"])
+            line = f"{self.desc.removesuffix(': ')}: {self.n:,} of {self.total or self.n:,} {self.unit}s in {took}"
+            self.shown.update({"text/plain": line}, raw=True)
+
+    made = Kept(*args, display=False, **options)
+    made.shown = display(made.container, display_id=True)
+    made.displayed = True
+    return made
+
+
 def bar_text(message: Mapping[str, Any]) -> str | None:
     """The progress that a kernel message shows, as one line of text; None when it shows none.
 

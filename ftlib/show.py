@@ -20,9 +20,9 @@ class Table:
     def _repr_html_(self) -> str:
         columns = self._columns()
         head = "".join(f"<th style='text-align:left'>{html.escape(str(c))}</th>" for c in columns)
-        style = "style='text-align:left;vertical-align:top;white-space:pre-wrap;max-width:420px'"
+        look = "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:anywhere;max-width:420px"
         body = "".join(
-            "<tr>" + "".join(f"<td {style}>{html.escape(_text(row.get(c)))}</td>" for c in columns) + "</tr>"
+            "<tr>" + "".join(f"<td style='{look}'>{html.escape(_text(row.get(c)))}</td>" for c in columns) + "</tr>"
             for row in self.rows
         )
         caption = f"<caption style='text-align:left'>{html.escape(self.caption)}</caption>" if self.caption else ""
@@ -44,4 +44,6 @@ def _text(value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value))
     return str(value)

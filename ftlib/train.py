@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 
 from ftlib.files import write_atomic
 from ftlib.machine import glibc_function, trim_heap
+from ftlib.progress import bar
 
 TRIM_EVERY = 5  # steps: batches of ever new shapes leave holes in a heap that is never handed back
 
@@ -47,7 +48,7 @@ def mask_view(tokenizer, row: dict, *, max_tokens: int = 60) -> list[dict]:
         row: `input_ids` and `labels` (-100: no loss) of a tokenised training set.
     """
     pairs = list(zip(row["input_ids"], row["labels"], strict=True))[-max_tokens:]
-    return [{"token": tokenizer.decode([i]), "loss": label != -100} for i, label in pairs]
+    return [{"token": repr(tokenizer.decode([i]))[1:-1], "loss": label != -100} for i, label in pairs]
 
 
 def check_labels(tokenizer, rows: list[dict]) -> None:
@@ -79,10 +80,8 @@ class Progress(TrainerCallback):
         self.bar = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        from tqdm.auto import tqdm
-
         self.rows = [dict(row) for row in state.log_history]
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, unit="step", mininterval=2)
+        self.bar = bar(total=state.max_steps, initial=state.global_step, desc=self.label, unit="step", mininterval=2)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update(state.global_step - self.bar.n)
@@ -160,19 +159,18 @@ def keep_reference(trainer, *, batch: int = 32) -> None:
     What TRL's `precompute_ref_log_probs` does, for rows that were changed after the trainer was made. Call it after
     the last change of a row and before rows are repeated; adds the columns `ref_chosen_logps`, `ref_rejected_logps`.
     """
-    from tqdm.auto import tqdm
-
     rows = trainer.train_dataset
     by_length = sorted(range(len(rows)), key=[len(ids) for ids in rows["prompt_ids"]].__getitem__)
     found = {"ref_chosen_logps": [0.0] * len(rows), "ref_rejected_logps": [0.0] * len(rows)}
-    starts = range(0, len(rows), batch)
-    for start in tqdm(starts, desc="reference", unit="batch", mininterval=2):
-        part = by_length[start : start + batch]
-        inputs = trainer.data_collator([rows[n] for n in part])
-        inputs = {name: value.to(trainer.accelerator.device) for name, value in inputs.items()}
-        for name, values in zip(found, trainer.compute_ref_log_probs(trainer.model, inputs), strict=True):
-            for n, value in zip(part, values.tolist(), strict=True):
-                found[name][n] = value
+    with bar(total=len(rows), desc="reference", unit="pair", mininterval=2) as shown:
+        for start in range(0, len(rows), batch):
+            part = by_length[start : start + batch]
+            inputs = trainer.data_collator([rows[n] for n in part])
+            inputs = {name: value.to(trainer.accelerator.device) for name, value in inputs.items()}
+            for name, values in zip(found, trainer.compute_ref_log_probs(trainer.model, inputs), strict=True):
+                for n, value in zip(part, values.tolist(), strict=True):
+                    found[name][n] = value
+            shown.update(len(part))
     for name, values in found.items():
         rows = rows.add_column(name, values)
     trainer.train_dataset, trainer.precompute_ref_logps = rows, True

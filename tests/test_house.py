@@ -27,14 +27,14 @@ NOTEBOOKS = [path for path in NOTEBOOKS if ".ipynb_checkpoints" not in path.part
 # list, with the rooms that came since; `models` needs no other room, so it stands above `profiles`, which asks it what
 # the CPU can do, and `rewards` stands below the `desk` whose logs it reads.
 ORDER = (
-    "files", "records", "ledger", "lineage", "machine", "parameters", "runs",
+    "files", "records", "ledger", "lineage", "machine", "progress", "parameters", "runs",
     "models", "profiles",
     "criteria", "scorecard", "quality", "store", "ratings", "agreement", "pairs",
     "generate", "train", "lean", "tasks",
     "safety", "judges", "gates",
     "desk", "rewards",
     "summary", "plots", "show", "exercises", "evidence", "widgets",
-    "colab", "progress", "runner", "__main__",
+    "colab", "runner", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}
 IMPORTS_TRANSFORMERS = {"train"}  # its callbacks are subclasses of transformers' one

@@ -128,13 +128,37 @@ def test_waterfall_draws_the_losses_of_each_step():
 
 def test_gate_matrix_says_the_verdict_in_words_and_the_note_where_it_did_not_pass():
     failed = GATE.model_copy(update={"verdict": "FAIL", "note": "drop <twins>", "value": None, "ci95": None})
-    cells = plots.gate_matrix([GATE.model_copy(update={"note": "drop twins"}), failed]).data[0].cells.values
-    assert list(cells[2]) == ["0.011 [0.004, 0.02]", "–"]
-    assert list(cells[3]) == ["≤ 0.02", "≤ 0.02"]
-    assert list(cells[5]) == ["<b>✔ PASS</b>", "<b>✘ FAIL</b>"]
-    assert list(cells[6]) == ["", "drop &lt;twins&gt;"]
+    cells = columns(plots.gate_matrix([GATE.model_copy(update={"note": "drop twins"}), failed]))
+    assert cells["value"] == ["0.011 [0.004, 0.02]", "–"]
+    assert cells["needed"] == ["≤ 0.02", "≤ 0.02"]
+    assert cells["verdict"] == ["<b>✔ PASS</b>", "<b>✘ FAIL</b>"]
+    assert cells["what to do"] == ["", "drop &lt;twins&gt;"]
     with pytest.raises(ValueError, match="got none; judge a gate first"):
         plots.gate_matrix([])
+
+
+def columns(fig: go.Figure) -> dict[str, list[str]]:
+    table = fig.data[0]
+    return {
+        head.strip("</b>"): list(cells) for head, cells in zip(table.header.values, table.cells.values, strict=True)
+    }
+
+
+def test_gate_matrix_leaves_out_columns_that_say_nothing_and_breaks_long_names_at_their_joints():
+    named = GATE.model_copy(update={"id": "preferences.agreement_alpha"})
+    assert list(columns(plots.gate_matrix([named]))) == ["gate", "value", "needed", "n", "verdict"]
+    assert columns(plots.gate_matrix([named]))["gate"] == ["preferences.agreement_<br>alpha"]
+    two = columns(plots.gate_matrix([GATE, GATE.model_copy(update={"notebook": "05_validate"})]))
+    assert two["measured in"] == ["02_sft", "05_validate"]
+
+
+def test_bars_in_groups_stand_over_the_name_of_their_group():
+    names = [("intent", "few-shot"), ("intent", "SFT"), ("json_valid", "SFT")]
+    fig = plots.bars_with_intervals(names, [0.1, 0.9, 1.0], [None, (0.8, 0.95), None], "T", "task", "share")
+    assert list(fig.data[0].x) == [0, 1, 2.4]
+    assert list(fig.layout.xaxis.ticktext) == ["few-shot", "SFT", "SFT"]
+    under = {note.text: note.x for note in fig.layout.annotations if note.yref == "paper"}
+    assert under == {"<b>intent</b>": 0.5, "<b>json_valid</b>": 2.4}
 
 
 def test_a_gate_without_evidence_marks_the_matrix():

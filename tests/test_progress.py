@@ -2,7 +2,9 @@
 
 import io
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from ftlib.progress import Screen, bar_text, clock_text, left_text, seconds_left
 
@@ -102,3 +104,17 @@ def test_terminal_line_is_rewritten_and_cut_to_the_width(monkeypatch):
     assert (
         out.getvalue() == "\r\x1b[K" + "[1/2] 01_one · cell 3 of 10 · 0:00 · time left"[:39] + "\r\x1b[K" * 2 + "done\n"
     )
+
+
+def test_a_saved_notebook_shows_how_far_a_bar_came_and_not_the_start():
+    code = (
+        "from ftlib.progress import bar\n"
+        "assert [n for n in bar(range(3), desc='read', unit='row')] == [0, 1, 2]\n"
+        "with bar(total=4, desc='half', unit='row') as shown:\n    shown.update(2)\n"
+        "with bar(total=4, desc='none', disable=True) as shown:\n    shown.update(2)"
+    )
+    cells = [nbformat.v4.new_code_cell(code)]
+    done = NotebookClient(nbformat.v4.new_notebook(cells=cells), kernel_name="python3", timeout=120).execute()
+    texts = [out["data"]["text/plain"] for out in done.cells[0].outputs]
+    assert texts == ["read: 3 of 3 rows in 0:00", "half: 2 of 4 rows in 0:00"]
+    assert not any("application/vnd.jupyter.widget-view+json" in out["data"] for out in done.cells[0].outputs)

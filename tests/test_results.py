@@ -24,7 +24,7 @@ def profile():
 
 def settings(p, folder, **more):
     common = {
-        "output_dir": str(folder), "bf16": p.bf16, "fp16": p.fp16, "use_cpu": True, "gradient_checkpointing": False,
+        "output_dir": str(folder), "bf16": p.bf16, "fp16": p.fp16, "use_cpu": True, "activation_checkpointing": False,
         "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "seed": SEED, "logging_steps": 5,
         "per_device_train_batch_size": 8, "num_train_epochs": 1, "lr_scheduler_type": "cosine",
     }  # fmt: skip
