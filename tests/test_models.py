@@ -258,11 +258,14 @@ def test_merging_two_adapters_in_order(tmp_path):
     assert all(p.requires_grad for p in merged.parameters())
 
 
-def test_an_adapter_over_nf4_is_merged_into_the_nf4_values(tmp_path):
+@pytest.mark.parametrize("not_nf4", [(), ("k_proj", "v_proj")])
+def test_an_adapter_over_nf4_is_merged_into_the_nf4_values(tmp_path, not_nf4):
     """What is served is the model that was trained; over the weights before rounding the adapter is another model."""
-    policy = tiny_nf4_peft(tmp_path / "base", exclude_modules=r".*\.layers\.(0)\..*")
+    policy = tiny_nf4_peft(tmp_path / "base", not_nf4=not_nf4, exclude_modules=r".*\.layers\.(0)\..*")
+    packed = {n.split(".")[-2] for n, w in policy.named_parameters() if hasattr(w, "quant_state") and "layers.0" in n}
+    assert packed == {f"{part}_proj" for part in ("q", "k", "v", "o", "gate", "up", "down")} - set(not_nf4)
     policy.save_pretrained(tmp_path / "plain")
-    models.save_adapter(policy, tmp_path / "marked", nf4_from="fp32")
+    models.save_adapter(policy, tmp_path / "marked", nf4_from="fp32", not_nf4=not_nf4)
     ids = [40, 41, 42, 43]
     trained = next_logits(policy, ids)
     merged = {n: models.load_merged(str(tmp_path / "base"), [tmp_path / n], dtype="fp32") for n in ("plain", "marked")}

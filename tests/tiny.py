@@ -48,7 +48,7 @@ def tiny_model(seed: int = 0, *, stops: list[int] | int = 1, hidden: int = 32) -
     return model
 
 
-def tiny_nf4_peft(folder, *, dtype: str = "fp32", **lora):
+def tiny_nf4_peft(folder, *, dtype: str = "fp32", not_nf4=(), **lora):
     """A QLoRA model over a tiny base that is saved to `folder`; the same adapter each time, its B not zero."""
     from peft import LoraConfig, get_peft_model
 
@@ -58,7 +58,7 @@ def tiny_nf4_peft(folder, *, dtype: str = "fp32", **lora):
     config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **{"init_lora_weights": False, **lora})
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return get_peft_model(load_model(str(folder), dtype=dtype, nf4=True), config).eval()
+        return get_peft_model(load_model(str(folder), dtype=dtype, nf4=True, not_nf4=not_nf4), config).eval()
 
 
 def tiny_peft(seed: int = 0, *, stops: list[int] | int = 1):
