@@ -88,7 +88,7 @@ def bars_with_intervals(
     _style(fig, title, x_title, y_title)
     if threshold is not None:
         _line_across(fig, threshold, f"needed: {_number(threshold)}")
-    ticks = [_label(label, 10 if grouped else 18) for label in labels]
+    ticks = [_label(label, max(6, 60 // len(labels)) if grouped else 18) for label in labels]
     fig.update_xaxes(tickvals=place, ticktext=ticks, range=[-0.6, place[-1] + 0.6], showgrid=False)
     fig.update_yaxes(rangemode="tozero")
     if grouped:
@@ -302,13 +302,13 @@ def gate_matrix(gates: Sequence[GateResult], title: str = "Gates") -> go.Figure:
     notes = [gate.note if gate.verdict != "PASS" else "" for gate in gates]
     # head, width, side, colour, cells; what says nothing is left out, because a notebook's page is narrow
     columns = [
-        ("gate", 172, "left", INK, [_id_label(gate.id, 22) for gate in gates]),
+        ("gate", 165, "left", INK, [_id_label(gate.id, 19) for gate in gates]),
         ("measured in", 168, "left", INK, [_id_label(gate.notebook, 22) for gate in gates]),
         ("value", 128, "right", INK, values),
-        ("needed", 68, "right", INK, needed),
+        ("needed", 84, "right", INK, needed),
         ("n", 56, "right", INK, [f"{gate.n:,}" for gate in gates]),
         ("verdict", 96, "left", colours, [f"<b>{VERDICTS[gate.verdict][0]}</b>" for gate in gates]),
-        ("what to do", 190, "left", INK, [_label(note, 30) for note in notes]),
+        ("what to do", 190, "left", INK, [_label(note, 22) for note in notes]),
     ]
     idle = {"measured in": len({gate.notebook for gate in gates}) == 1, "what to do": not any(notes)}
     heads, widths, sides, inks, cells = zip(*[c for c in columns if not idle.get(c[0])], strict=True)

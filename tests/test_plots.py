@@ -147,7 +147,7 @@ def columns(fig: go.Figure) -> dict[str, list[str]]:
 def test_gate_matrix_leaves_out_columns_that_say_nothing_and_breaks_long_names_at_their_joints():
     named = GATE.model_copy(update={"id": "preferences.agreement_alpha"})
     assert list(columns(plots.gate_matrix([named]))) == ["gate", "value", "needed", "n", "verdict"]
-    assert columns(plots.gate_matrix([named]))["gate"] == ["preferences.agreement_<br>alpha"]
+    assert columns(plots.gate_matrix([named]))["gate"] == ["preferences.<br>agreement_alpha"]
     two = columns(plots.gate_matrix([GATE, GATE.model_copy(update={"notebook": "05_validate"})]))
     assert two["measured in"] == ["02_sft", "05_validate"]
 
