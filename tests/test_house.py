@@ -283,12 +283,14 @@ def test_no_large_files():
 
 # --- data
 
+RED_TEAM = ("prompts/redteam", "prompts/redteam_twins", "prompts/redteam_wordings")
+
 
 @functools.cache
 def rows(name: str) -> list:
     model = {"sft": SftRow, "prompts/production": ProductionPrompt, "prompts/redteam": RedTeamPrompt}
     kind = "sft" if name.startswith("sft/") else name
-    files = ("prompts/redteam", "prompts/redteam_twins") if kind == "prompts/redteam" else (name,)
+    files = RED_TEAM if kind == "prompts/redteam" else (name,)
     return [row for file in files for row in load_jsonl(data_path(f"{file}.jsonl"), model.get(kind, GoldItem))]
 
 
@@ -340,9 +342,10 @@ def test_red_team_prompts(kind):
         assert {r.category for r in mine if r.split == split} == {r.category for r in mine}
 
 
-def test_red_team_ids_are_unique_and_twins_are_for_training_only():
+def test_red_team_ids_are_unique_and_later_files_are_for_training_only():
     assert max(Counter(r.id for r in rows("prompts/redteam")).values()) == 1
-    assert {r.split for r in load_jsonl(data_path("prompts/redteam_twins.jsonl"), RedTeamPrompt)} == {"train"}
+    for name in RED_TEAM[1:]:
+        assert {r.split for r in load_jsonl(data_path(f"{name}.jsonl"), RedTeamPrompt)} == {"train"}
 
 
 def test_a_text_has_one_kind_only():
