@@ -1,4 +1,4 @@
-"""`python -m ftlib`: run the notebooks, write the report of a run, verify a run, fetch the embedded model.
+"""`python -m ftlib`: run the notebooks, report, pack and verify a run, fetch the embedded model.
 
 Exit codes: 0 every notebook asked for is complete and no gate failed unwaived; 1 a notebook failed, or `verify` found
 a fault; 2 wrong use (nothing was run); 3 a gate failed and nobody waived it; 130 stopped by Ctrl-C, go on with --run.
@@ -14,14 +14,15 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ftlib import evidence, runner
-from ftlib.files import read_json
+from ftlib import evidence, pack, runner
+from ftlib.files import read_json, sha256
 from ftlib.ledger import unwaived_failures
 from ftlib.progress import Screen, clock_text, seconds_left
 from ftlib.runs import find_run, is_complete, runs_root
 from ftlib.summary import SMOKE_NOTE, gate_rows, is_smoke, load_summary, metric_rows, notebook_rows, text_table
 
 DEFAULT_SEED = 17
+RUN_HELP = "its id or path"
 DONE, FAILED, WRONG_USE, GATE_FAILED, STOPPED = 0, 1, 2, 3, 130
 
 
@@ -47,7 +48,11 @@ def main(argv: Sequence[str] | None = None, *, notebooks: Path = runner.REPOSITO
             screen.say(str(evidence.build_report(_existing_run(args.run))))
             return DONE
         if args.command == "verify":
-            return _verify(_existing_run(args.run), screen)
+            return _verify(args, screen)
+        if args.command == "pack":
+            made = pack.build_pack(_existing_run(args.run), weights=args.weights)
+            screen.say(f"{made}\nsha256 {sha256(made)}  (keep it elsewhere; verify --sha256 compares)")
+            return DONE
         from ftlib.models import embedded_model
 
         screen.say(str(embedded_model(progress=screen.say)))
@@ -72,8 +77,13 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
         help="a parameter for the notebooks that have it",
     )  # fmt: skip
-    for name, text in (("report", "write report.html of a run"), ("verify", "check ledger and files of a run")):
-        commands.add_parser(name, help=text).add_argument("run", metavar="RUN", help="its id or path")
+    commands.add_parser("report", help="write report.html of a run").add_argument("run", metavar="RUN", help=RUN_HELP)
+    packing = commands.add_parser("pack", help="write the evidence pack of a run, one zip with hashes")
+    packing.add_argument("run", metavar="RUN", help=RUN_HELP)
+    packing.add_argument("--weights", action="store_true", help="put the adapters' weights in too")
+    verify = commands.add_parser("verify", help="check ledger, lineage, cards and files of a run or an evidence pack")
+    verify.add_argument("run", metavar="RUN_OR_PACK", help="a run's id or path, or the zip that pack wrote")
+    verify.add_argument("--sha256", default="", help="of the pack, as pack printed it")
     commands.add_parser("model", help="fetch the embedded model into the cache")
     return parser
 
@@ -219,13 +229,18 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _verify(run_path: Path, screen: Screen) -> int:
-    faults = evidence.verify_run(run_path)
+def _verify(args: argparse.Namespace, screen: Screen) -> int:
+    zipped = Path(args.run).expanduser()
+    if zipped.is_file() or zipped.suffix == ".zip":
+        path, faults = zipped, pack.verify_pack(zipped, expected=args.sha256)
+    elif args.sha256:
+        raise ValueError(f"--sha256 is of an evidence pack, got the run {args.run}; give the zip, or leave it out")
+    else:
+        path = _existing_run(args.run)
+        faults = evidence.verify_run(path)
     for fault in faults:
         screen.say(f"fault: {fault}")
-    screen.say(
-        f"{run_path}: {len(faults)} faults" if faults else f"{run_path}: ledger and artifacts are as they were made"
-    )
+    screen.say(f"{path}: {len(faults)} faults" if faults else f"{path}: ledger and artifacts are as they were made")
     return FAILED if faults else DONE
 
 

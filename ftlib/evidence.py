@@ -15,8 +15,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ftlib import summary as numbers
+from ftlib.cards import card_faults
 from ftlib.files import list_files, read_json, sha256, write_atomic
 from ftlib.ledger import verify_ledger
+from ftlib.lineage import last_made, lineage_faults, read_events, versions
 from ftlib.runs import STAGE, is_complete, stage_path
 
 SAMPLE_ROWS = 12  # of each table; all of them are in the stage's samples.json
@@ -66,7 +68,8 @@ def build_report(run_path: str | Path) -> Path:
 
 
 def verify_run(run_path: str | Path) -> list[str]:
-    """Check a run: the ledger's chain, and every file of every complete stage against its manifest.
+    """Check a run: the ledger's chain, the lineage, every file of every complete stage against its manifest, and the
+    model card against the numbers.
 
     Returns:
         The faults, one line each; none when all is as it was made.
@@ -79,9 +82,42 @@ def verify_run(run_path: str | Path) -> list[str]:
             verify_ledger(ledger)
         except (ValueError, FileNotFoundError) as error:
             faults.append(str(error))
+    lineage = run_path / "lineage.jsonl"
+    anchored = summary.get("lineage")  # not there in runs of before
+    broken = lineage_faults(lineage, anchored=anchored) if lineage.exists() or anchored else []
+    faults += broken
+    made = {} if broken else last_made(read_events(lineage))
     for name in _named(summary, complete=True):
-        faults += _stage_faults(run_path, name)
+        found = _stage_faults(run_path, name)
+        faults += found
+        if not found and made:
+            stage = stage_path(run_path, name)
+            faults += manifest_faults(read_json(stage / "manifest.json"), made, where=str(stage / "manifest.json"))
+    card = stage_path(run_path, "08_govern") / "model_card.md"
+    if card.exists() and (card.parent / "COMPLETE").exists():
+        faults += card_faults(card.read_text(encoding="utf-8", errors="replace"), summary)
     return faults
+
+
+def manifest_faults(manifest: Mapping, made: Mapping[str, Mapping], *, where: str) -> list[str]:
+    """Compare a stage's manifest with what its latest lineage event says was made.
+
+    Args:
+        manifest: of a stage.
+        made: from `lineage.last_made`; a stage without an event (borrowed by a smoke run) is passed over.
+        where: the manifest's name, for the fault.
+    """
+    event = made.get(manifest["notebook"])
+    if event is None:
+        return []
+    outputs = {name.split("/artifacts/", 1)[-1].split("/", 1)[-1]: digest
+               for name, digest in versions(event["outputs"]).items()}  # fmt: skip
+    files = manifest["files"]
+    return [
+        f"{where}: {name} has another sha256 than in the lineage of {manifest['notebook']}"
+        for name in sorted(files.keys() | outputs.keys())
+        if files.get(name) != outputs.get(name)
+    ]
 
 
 def _stage_faults(run_path: Path, name: str) -> list[str]:

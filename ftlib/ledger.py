@@ -44,6 +44,8 @@ def read_ledger(path: Path, *, allow_cut_tail: bool = True) -> list[dict]:
         try:
             line = json.loads(raw)
             sound = line["prev"] == prev and line["hash"] == _line_hash(line)
+            # Byte for byte as `append_entry` wrote it: a tab for a space or 1E-05 for 1e-05 would parse alike.
+            sound = sound and to_json(line, path.name).encode("utf-8") == raw
         except (ValueError, TypeError, KeyError):
             sound = False
         if not sound:

@@ -40,7 +40,7 @@ from ftlib.files import (
     write_atomic,
 )
 from ftlib.ledger import FIRST_PREV, append_entry, blocks, gate_states, read_ledger, states_of, verify_ledger
-from ftlib.lineage import new_event_id, run_event
+from ftlib.lineage import anchor, new_event_id, run_event
 from ftlib.machine import check_room, peak_rss_mb
 from ftlib.parameters import check_injected, kernel_cells
 from ftlib.records import GateResult, write_jsonl
@@ -407,6 +407,8 @@ class Run:
         with locked(self.path):
             mend_tail(self.path / "lineage.jsonl")
             append_line(self.path / "lineage.jsonl", line)
+            known = anchor(self.path / "lineage.jsonl")
+            self._rewrite_summary(lambda summary: summary.__setitem__("lineage", known))
 
 
 def open_run(

@@ -33,7 +33,8 @@ ORDER = (
     "generate", "train", "lean", "tasks",
     "safety", "judges", "gates",
     "desk", "rewards",
-    "summary", "plots", "show", "exercises", "evidence", "widgets",
+    "summary", "sheets", "risks", "holdouts", "roadmap", "cards", "plots", "show", "exercises", "evidence", "pack",
+    "widgets",
     "colab", "runner", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}

@@ -1,0 +1,237 @@
+"""The papers of a run: model card, data card, evaluation report, decision record, all written from its own numbers.
+
+The model card is Hugging Face's (`huggingface_hub`): its metadata hold each metric as an evaluation result with n,
+interval and basis, and `card_faults` reads it back and compares it with summary.json. Text from runs and from people
+is data: markdown and HTML in it are made plain.
+
+Left out on purpose: publishing, and any number that is not in the run. What was not measured is said to be so.
+"""
+
+import datetime
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ftlib.files import read_json
+from ftlib.risks import Risk
+from ftlib.runs import STAGE, stage_path
+from ftlib.summary import SMOKE_NOTE, gate_rows, is_smoke, load_summary, metric_rows, notebook_rows
+
+EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
+LIMITS = (
+    "The model is small: it shows what each method does, and is no assistant for customers.",
+    "The data is authored for this project with a language model: one fictional shop, English only, no customers.",
+    "Training and test rows come from the same hand, so scores on other traffic will be lower.",
+    "Refusals are told by patterns of words and answers are judged by a rubric of words, not of meaning.",
+    "The jailbreak wrappers are fixed texts; nobody searched for attacks on this model.",
+)
+SIMULATED_VOTES = "Votes of simulated raters follow the rubric that also measures the win-rate: no human preference."
+
+
+def model_card(run_path: str | Path) -> str:
+    """A model card in Hugging Face's format; loads with `huggingface_hub.ModelCard.load`."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    run_path = Path(run_path)
+    summary = load_summary(run_path)
+    simulated = any("simulated" in metric.get("basis", "") for metric in summary["metrics"].values())
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="finetuning-playbook",
+            dataset_name=f"held-out rows of {metric['notebook']}",
+            metric_type=name,
+            metric_name=name,
+            metric_value=metric["candidate"],
+            metric_args={
+                "n": metric["n"],
+                "baseline": metric["baseline"],
+                "ci95_of_difference": metric["ci95"],
+                "unit": metric["unit"],
+                "basis": metric.get("basis", "measured"),
+                "evidence": not is_smoke(summary),
+            },
+        )
+        for name, metric in summary["metrics"].items()
+    ]
+    data = ModelCardData(
+        model_name=f"tarnhollow-desk {summary['run_id']}",
+        base_model=EMBEDDED if summary["model_id"] == "embedded" else _plain(summary["model_id"]),
+        language="en",
+        license="apache-2.0",
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=["fine-tuning-playbook", *(["smoke-run", "no-evidence"] if is_smoke(summary) else [])],
+        eval_results=results or None,
+    )
+    parts = [
+        f"# Model card of run {summary['run_id']}",
+        *([f"**{SMOKE_NOTE}**"] if is_smoke(summary) else []),
+        f"LoRA adapters over `{data.base_model}`, profile {summary['profile']}, seed {summary['seed']}: "
+        f"{', '.join(_adapters(run_path)) or 'none were kept'}.",
+        "## Intended use",
+        "To learn how fine-tuning is decided, measured and governed. Not for decisions about people, not for advice "
+        "in danger, not in front of customers without the rollout of notebook 07.",
+        "## Evaluation",
+        _table(metric_rows(summary)),
+        "The interval is of candidate − baseline, 95 %, paired where the items are the same.",
+        "## Gates",
+        _table(gate_rows(summary)),
+        "## Data",
+        _table(_sources(run_path)),
+        "## Training cost",
+        _table(notebook_rows(summary)),
+        f"In all {summary['wall_seconds'] / 60:.1f} minutes, {summary['peak_rss_mb'] / 1024:.1f} GB at most.",
+        "## Limits",
+        "\n".join(f"- {line}" for line in (*LIMITS, *([SIMULATED_VOTES] if simulated else []))),
+    ]
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
+
+
+def data_card(run_path: str | Path) -> str:
+    """What data the run read, by file and hash, and what preference pairs it made of it."""
+    run_path = Path(run_path)
+    agreement = stage_path(run_path, "03_collect_preferences") / "agreement.json"
+    rows = [
+        {
+            "items": name,
+            "raters": one["raters"],
+            "ratings": one["ratings"],
+            "alpha": one["alpha"],
+            "basis": one["basis"],
+        }
+        for name, one in (read_json(agreement) if agreement.exists() else {}).items()
+    ]
+    return "\n\n".join(
+        [
+            f"# Data card of run {run_path.name}",
+            "Files from outside the run, as they were when they were read:",
+            _table(_sources(run_path)),
+            "## Raters",
+            _table(rows) if rows else "Not measured: notebook 03 kept no agreement in this run.",
+            "## Origin and limits",
+            "The rows of `data/` were authored for the playbook with a language model; see `data/README.md` there. "
+            "Files by parameter are the user's own; their origin is not known here.",
+            "\n".join(f"- {line}" for line in (*LIMITS[1:3], SIMULATED_VOTES)),
+        ]
+    ) + "\n"  # fmt: skip
+
+
+def evaluation_report(run_path: str | Path, *, holdouts: Sequence[Mapping], gaps: Sequence[Mapping]) -> str:
+    """All numbers, gates, and how worn the evaluation sets are, as Markdown."""
+    summary = load_summary(run_path)
+    return "\n\n".join(
+        [
+            f"# Evaluation report of run {summary['run_id']}",
+            *([f"**{SMOKE_NOTE}**"] if is_smoke(summary) else []),
+            "## Before and after",
+            _table(metric_rows(summary)),
+            "## Gates",
+            _table(gate_rows(summary)),
+            "## How often the evaluation files were opened",
+            _table(holdouts),
+            "## Public against hidden",
+            _table(gaps),
+            "A public score is one that choices were made on; the gap is public − hidden.",
+        ]
+    ) + "\n"  # fmt: skip
+
+
+def decision_record(
+    run_path: str | Path,
+    *,
+    decision: str,
+    blockers: Sequence[str],
+    risks: Sequence[Risk],
+    signed_by: str,
+    today: datetime.date,
+) -> str:
+    """Who decided what on which evidence.
+
+    Args:
+        decision: "promote" or "hold".
+        blockers: from `risks.promotion_blockers`.
+        signed_by: the role that signs; empty leaves a draft, which cannot promote.
+
+    Raises:
+        ValueError: an unknown decision, or a promotion that is blocked or not signed.
+    """
+    if decision not in ("promote", "hold"):
+        raise ValueError(f"decision: expected 'promote' or 'hold', got {decision!r}; choose one of them")
+    if decision == "promote" and blockers:
+        raise ValueError("decision='promote' is refused:\n" + "\n".join(f"- {line}" for line in blockers))
+    if decision == "promote" and not signed_by.strip():
+        raise ValueError("decision='promote' needs signed_by, the role that signs it; or take decision='hold'")
+    open_rows = [risk.model_dump(include={"id", "title", "level", "owner", "expires"}) for risk in risks
+                 if risk.status != "closed"]  # fmt: skip
+    return "\n\n".join(
+        [
+            f"# Decision record of run {Path(run_path).name}",
+            f"**{decision.upper()}**, {today.isoformat()}. "
+            + (f"Signed by: {_plain(signed_by)}." if signed_by.strip() else "Not signed: this is a draft."),
+            "## What stands against a promotion",
+            "\n".join(f"- {_plain(line)}" for line in blockers) or "Nothing.",
+            "## Risks that are open or accepted",
+            _table(open_rows) if open_rows else "None.",
+        ]
+    ) + "\n"  # fmt: skip
+
+
+def card_faults(text: str, summary: Mapping) -> list[str]:
+    """Load a model card with `huggingface_hub` and compare its evaluation results with summary.json.
+
+    Returns:
+        The faults, one line each.
+    """
+    from huggingface_hub import ModelCard
+
+    try:
+        loaded = ModelCard(text, ignore_metadata_errors=False)
+        found = {one.metric_type: (one.metric_value, one.metric_args["n"]) for one in loaded.data.eval_results or []}
+    except Exception as error:  # the card is anybody's text; every oddity is a fault, none ends the check
+        return [f"model card: does not load with huggingface_hub ({type(error).__name__}: {error})"]
+    known = {name: (metric["candidate"], metric["n"]) for name, metric in summary["metrics"].items()}
+    return [
+        f"model card: {name} is {found.get(name, 'missing')}, summary.json says {known.get(name, 'nothing')}"
+        for name in sorted(known.keys() | found.keys())
+        if found.get(name) != known.get(name)
+    ]
+
+
+def _adapters(run_path: Path) -> list[str]:
+    found = sorted((run_path / "artifacts").glob("*/adapter/adapter_config.json"))
+    order = list(STAGE.values())
+    names = [path.parent.parent.name for path in found]
+    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+
+
+def _sources(run_path: Path) -> list[dict]:
+    read_by: dict[tuple[str, str], list[str]] = {}
+    for path in sorted((run_path / "artifacts").glob("*/manifest.json")):
+        made = read_json(path)
+        for name, digest in made.get("sources", {}).items():
+            read_by.setdefault((name, digest), []).append(made["notebook"])
+    return [
+        {"file": name, "sha256": digest[:16], "read by": ", ".join(names)}
+        for (name, digest), names in sorted(read_by.items())
+    ]
+
+
+def _table(rows: Sequence[Mapping]) -> str:
+    if not rows:
+        return "None."
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [columns, ["---"] * len(columns), *([_plain(row.get(column)) for column in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(value: object) -> str:
+    """A value as one line of text in which neither markdown nor HTML means anything."""
+    if value is None:
+        return "not measured"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = ", ".join(map(_plain, value)) if isinstance(value, list | tuple) else " ".join(str(value).split())
+    if isinstance(value, list | tuple):
+        return text
+    return re.sub(r"([\\`*|\[\]<>])", r"\\\1", text)

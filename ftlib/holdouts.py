@@ -1,0 +1,106 @@
+"""How often each evaluation file was opened in a run, and how far the score that choices were made on flatters.
+
+A held-out set wears out: each look lets a choice lean on it. The looks are counted from the lineage (every execution
+of a notebook leaves an event, also those that were repeated) and from the ledger (every verdict leaves a line).
+
+Left out on purpose: opens that leave no trace. A person who reads the file, or code that opens it without `run.uses`,
+is not counted; so the counts are a lower end.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from ftlib.ledger import read_ledger
+from ftlib.lineage import read_events, versions
+from ftlib.summary import load_summary
+
+# file -> what in it is held out. The red-team and production files hold their test split beside the others.
+EVALUATION_FILES = {
+    "data/sft/test.jsonl": "test rows of the SFT tasks",
+    "data/prompts/redteam.jsonl": "held-out clusters (split test), beside train and validation",
+    "data/prompts/production.jsonl": "held-out clusters (split test), beside train and validation",
+    "data/preferences/gold.jsonl": "hidden gold items that check raters, beside those that train them",
+}
+# The score that choices were made on, and the one of the prompts that were opened last.
+PUBLIC_AND_HIDDEN = {"win-rate of DPO": ("dpo.validation_win_rate", "dpo.win_rate")}
+
+
+def exposure(run_path: str | Path) -> list[dict]:
+    """A row for each evaluation file: executions that opened it, by which notebooks, and verdicts given there.
+
+    Returns:
+        Rows {"file", "holds", "opened", "by", "verdicts", "versions"}; "verdicts" counts ledger lines of gates that
+        the notebooks which opened the file have written, "versions" counts different contents that were seen.
+
+    Raises:
+        ValueError: the ledger or the lineage cannot be read.
+    """
+    run_path = Path(run_path)
+    seen: dict[str, dict[str, tuple[str, str]]] = {name: {} for name in EVALUATION_FILES}
+    for event in read_events(run_path / "lineage.jsonl"):
+        for name, digest in versions(event["inputs"]).items():
+            if name in seen:  # START and COMPLETE of one execution carry one run id, and count once
+                seen[name][event["run"]["runId"]] = (event["job"]["name"], digest)
+    gates = [line["notebook"] for line in read_ledger(run_path / "gates.jsonl") if line["kind"] == "gate"]
+    rows = []
+    for name, holds in EVALUATION_FILES.items():
+        jobs = sorted({job for job, _ in seen[name].values()})
+        rows.append(
+            {
+                "file": name,
+                "holds": holds,
+                "opened": len(seen[name]),
+                "by": jobs,
+                "verdicts": sum(gate in jobs for gate in gates),
+                "versions": len({digest for _, digest in seen[name].values()}),
+            }
+        )
+    return rows
+
+
+def public_gap(run_path: str | Path) -> list[dict]:
+    """How much the public score exceeds the hidden one, with its 95 % interval, where the run has both.
+
+    Returns:
+        Rows {"score", "public", "hidden", "gap", "ci95", "n", "note"}; numbers are None where not measured.
+    """
+    metrics = load_summary(run_path)["metrics"]
+    rows = []
+    for score, names in PUBLIC_AND_HIDDEN.items():
+        public, hidden = (metrics.get(name) for name in names)
+        row = {"score": score, "public": None, "hidden": None, "gap": None, "ci95": None, "n": None, "note": ""}
+        if public and hidden and public["ci95"] and hidden["ci95"]:
+            gap, ends = difference_of_two(*(_value_with_ends(one) for one in (public, hidden)))
+            row |= {"public": public["candidate"], "hidden": hidden["candidate"], "gap": gap, "ci95": ends}
+            row |= {"n": [public["n"], hidden["n"]], "note": f"{names[0]} against {names[1]}"}
+        else:
+            lacking = [name for name, one in zip(names, (public, hidden), strict=True) if not (one and one["ci95"])]
+            row["note"] = f"not measured: {' and '.join(lacking)} missing in this run"
+        rows.append(row)
+    rows.append({"score": "intent accuracy of SFT", "public": None, "hidden": None, "gap": None, "ci95": None,
+                 "n": None, "note": "not measured: 02 keeps no score of its validation rows"})  # fmt: skip
+    return rows
+
+
+def difference_of_two(
+    one: tuple[float, float, float], two: tuple[float, float, float]
+) -> tuple[float, tuple[float, float]]:
+    """one - two of independent samples, with the interval that Newcombe's square-and-add rule gives.
+
+    Args:
+        one, two: (value, low, high).
+
+    Example:
+        >>> difference_of_two((0.8, 0.7, 0.9), (0.7, 0.6, 0.8))
+        (0.10000000000000009, (-0.04142135623730943, 0.24142135623730962))
+    """
+    (p, p_low, p_high), (q, q_low, q_high) = one, two
+    gap = p - q
+    return gap, (gap - math.hypot(p - p_low, q_high - q), gap + math.hypot(p_high - p, q - q_low))
+
+
+def _value_with_ends(metric: Mapping) -> tuple[float, float, float]:
+    """The candidate with its own interval: the baseline of a win-rate is the constant one half."""
+    low, high = metric["ci95"]
+    return metric["candidate"], metric["baseline"] + low, metric["baseline"] + high

@@ -1,0 +1,257 @@
+"""The risk register of a run: what is wrong or not known, who looks after it, and whether it stops the promotion.
+
+Every failed, waived or abstained gate of the ledger opens a row, and its status is the ledger's word: it closes by a
+new measurement and is accepted by a waiver, never by an edit here. Standing risks, which no single gate watches, have
+a row with the measure that the run has, or with "not measured". Owners are roles; a team puts its own names in.
+
+Left out on purpose: sums of risk, and money. Severity and likelihood are three words each, meant to be disputed.
+"""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import Field, ValidationError, computed_field, field_validator, model_validator
+
+from ftlib.ledger import gate_states
+from ftlib.records import Row, Text
+from ftlib.sheets import csv_text
+from ftlib.summary import is_smoke, load_summary
+
+GRADES = {1: "low", 2: "medium", 3: "high"}
+GOVERN = "08_govern"
+DAYS_OPEN = 30  # an open or accepted row is looked at again after this
+COLUMNS = (
+    "id", "kind", "title", "measure", "value", "threshold", "severity", "likelihood", "level", "owner", "mitigation",
+    "expires", "status", "reason", "source", "evidence",
+)  # fmt: skip
+BY_HAND = ("owner", "mitigation", "expires")  # of any row
+OF_STANDING = ("severity", "likelihood", "status", "reason")  # of standing rows only
+# What a failure of these costs is more than a poor answer.
+_SAFETY = ("harmful", "pii", "jailbreak", "toxicity", "safety", "leakage")
+_DATA = ("dup", "leak", "pairs", "agreement", "synthetic", "preferences")
+_PROCESS = ("kl", "above_constant", "prompt_falls_short", "model_speaks")
+
+
+class Risk(Row):
+    """A row of the register. `threshold` reads with its sign, e.g. ">= 0.85"; `value` None: not measured."""
+
+    id: Text
+    kind: Literal["data", "model", "process"]
+    title: Text
+    measure: Text
+    value: float | None
+    threshold: str
+    severity: int = Field(ge=1, le=3)
+    likelihood: int = Field(ge=1, le=3)
+    owner: Text
+    mitigation: Text
+    expires: str
+    status: Literal["open", "accepted", "closed"]
+    reason: str = ""
+    source: Text
+    evidence: bool = True
+
+    @computed_field
+    @property
+    def level(self) -> str:
+        """See `risk_level`."""
+        return risk_level(self.severity, self.likelihood)
+
+    @field_validator("expires")
+    @classmethod
+    def _is_a_date(cls, text: str) -> str:
+        return datetime.date.fromisoformat(text).isoformat()
+
+    @model_validator(mode="after")
+    def _has_a_reason(self) -> "Risk":
+        if self.status == "accepted" and not self.reason.strip():
+            raise ValueError("an accepted risk needs a reason")
+        return self
+
+
+def risk_level(severity: int, likelihood: int) -> str:
+    """`low`, `medium` or `high`: the product of two grades 1..3; 6 and more is high, 3 and 4 medium.
+
+    Raises:
+        ValueError: a grade outside 1..3.
+
+    Example:
+        >>> risk_level(2, 3), risk_level(2, 2), risk_level(1, 2)
+        ('high', 'medium', 'low')
+    """
+    if severity not in GRADES or likelihood not in GRADES:
+        raise ValueError(f"expected severity and likelihood of 1, 2 or 3, got {severity} and {likelihood}")
+    product = severity * likelihood
+    return "high" if product >= 6 else "medium" if product >= 3 else "low"
+
+
+def register(run_path, *, today: datetime.date, holdouts: Sequence[Mapping] = (), max_opens: int = 6) -> list[Risk]:
+    """The register of a run, from its ledger and its numbers.
+
+    Args:
+        run_path: the run folder.
+        today: the day from which rows expire.
+        holdouts: rows of `holdouts.exposure`, for the risk that the test set was looked at too often.
+        max_opens: how many executions may open an evaluation file.
+
+    Raises:
+        ValueError: the ledger's chain is broken.
+    """
+    expires = (today + datetime.timedelta(days=DAYS_OPEN)).isoformat()
+    summary = load_summary(run_path)
+    states = [state for state in gate_states(run_path) if state["notebook"] != GOVERN]
+    rows = [_gate_risk(state, expires) for state in states if state["verdict"] != "PASS" or state.get("waived")]
+    return rows + _standing(summary, states, expires, holdouts, max_opens)
+
+
+def promotion_blockers(risks: Sequence[Risk], *, today: datetime.date, smoke: bool = False) -> list[str]:
+    """Why the candidate may not be promoted, one sentence each; none when it may.
+
+    An open high risk blocks. An accepted high risk blocks again from the day on which its acceptance expires.
+    """
+    found = (
+        ["this is a smoke run: a few steps that prove the wiring, so nothing of it can be promoted"] if smoke else []
+    )
+    for risk in risks:
+        expired = risk.status == "accepted" and datetime.date.fromisoformat(risk.expires) <= today
+        if risk.level == "high" and (risk.status == "open" or expired):
+            why = f"its acceptance expired on {risk.expires}" if expired else "it is open"
+            value = "not measured" if risk.value is None else f"{risk.value:.4g}"
+            found.append(f"high risk {risk.id!r} ({risk.title}; {value}, needed {risk.threshold}): {why}. "
+                         f"What to do: {risk.mitigation}")  # fmt: skip
+    return found
+
+
+def edit_risk(risks: Sequence[Risk], risk_id: str, **changes: object) -> list[Risk]:
+    """A new register with one row changed by hand.
+
+    Raises:
+        ValueError: no such row, a field that may not be edited there, or a value that does not fit.
+    """
+    found = next((risk for risk in risks if risk.id == risk_id), None)
+    if found is None:
+        raise ValueError(f"risk {risk_id!r}: expected one of {[risk.id for risk in risks]}; correct the id")
+    allowed = BY_HAND if found.source.startswith("gate ") else (*BY_HAND, *OF_STANDING)
+    for field in changes:
+        if field not in allowed:
+            raise ValueError(
+                f"risk {risk_id!r}: {field!r} cannot be edited here (only {', '.join(allowed)}). A gate's row follows "
+                "the ledger: measure again to close it, or waive the gate with a reason to accept it"
+            )
+    try:
+        changed = Risk.model_validate(found.model_dump(exclude={"level"}) | changes)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(map(str, fault["loc"])) or "row"
+        raise ValueError(f"risk {risk_id!r}: {where}: {fault['msg']}; correct the value") from None
+    return [changed if risk.id == risk_id else risk for risk in risks]
+
+
+def keep_edits(fresh: Sequence[Risk], kept: Sequence[Risk]) -> list[Risk]:
+    """A fresh register with the hand edits of an earlier one, where the measurement is still the same."""
+    known = {risk.id: risk for risk in kept}
+    merged = list(fresh)
+    for risk in fresh:
+        old = known.get(risk.id)
+        if old is None or (old.value, old.threshold, old.source) != (risk.value, risk.threshold, risk.source):
+            continue  # measured anew: what was said about the old number does not count for the new one
+        fields = BY_HAND if risk.source.startswith("gate ") else (*BY_HAND, *OF_STANDING)
+        merged = edit_risk(merged, risk.id, **{field: getattr(old, field) for field in fields})
+    return merged
+
+
+def load_register(rows: Sequence[Mapping]) -> list[Risk]:
+    """Rows of a `risks.json` as risks; the level is computed anew.
+
+    Raises:
+        ValueError: a row that is no risk.
+    """
+    return [Risk.model_validate({key: value for key, value in row.items() if key != "level"}) for row in rows]
+
+
+def register_csv(risks: Sequence[Risk]) -> str:
+    """The register as CSV that no spreadsheet takes for formulas."""
+    return csv_text([risk.model_dump() for risk in risks], columns=COLUMNS)
+
+
+# --- rows ---
+
+
+def _gate_risk(state: Mapping, expires: str) -> Risk:
+    gate, verdict, waived = state["id"], state["verdict"], state.get("waived", "")
+    kind = "data" if any(word in gate for word in _DATA) else "process" if _in(gate, _PROCESS) else "model"
+    said = {"FAIL": "failed", "ABSTAIN": "could not be judged", "PASS": "passed"}[verdict]
+    return Risk(
+        id=f"{state['notebook'][:2]}-{gate}",
+        kind=kind,
+        title=f"gate {gate} {said}" + (" and was waived" if waived else ""),
+        measure=f"{gate}, n = {state['n']}",
+        value=state["value"],
+        threshold=f"{state['op']} {state['threshold']:g}",
+        severity=3 if any(word in gate for word in _SAFETY) else 2,
+        likelihood=3 if verdict == "FAIL" else 2,
+        owner={"data": "data lead", "model": "model lead", "process": "evaluation lead"}[kind],
+        mitigation=state["note"] or f"improve it and run {state['notebook']} again",
+        expires=expires,
+        status="accepted" if waived else "open",
+        reason=waived,
+        source=f"gate {gate} of {state['notebook']}",
+        evidence=state["evidence"],
+    )
+
+
+def _in(gate: str, words: Sequence[str]) -> bool:
+    return any(gate == word or gate.endswith(f".{word}") for word in words)
+
+
+def _standing(
+    summary: Mapping, states: Sequence[Mapping], expires: str, holdouts: Sequence[Mapping], max_opens: int
+) -> list[Risk]:
+    metrics, evidence = summary["metrics"], not is_smoke(summary)
+
+    def candidate(name: str) -> float | None:
+        return metrics[name]["candidate"] if name in metrics else None
+
+    def row(risk_id: str, kind: str, title: str, measure: str, value: float | None, threshold: str, good: bool | None,
+            owner: str, mitigation: str) -> Risk:  # fmt: skip
+        # Not measured is graded in the middle: unknown is not unlikely.
+        return Risk(
+            id=risk_id, kind=kind, title=title, measure=measure if value is not None else f"{measure} (not measured)",
+            value=value, threshold=threshold, severity=2, likelihood={True: 1, False: 3, None: 2}[good], owner=owner,
+            mitigation=mitigation, expires=expires, status="closed" if good and evidence else "open",
+            source="standing risk", evidence=evidence,
+        )  # fmt: skip
+
+    def at_least(value: float | None, need: float) -> bool | None:
+        return None if value is None else value >= need
+
+    def at_most(value: float | None, need: float) -> bool | None:
+        return None if value is None else value <= need
+
+    alpha, over = candidate("preferences.agreement_alpha"), candidate("dpo.borderline_refused")
+    opens = max((row["opened"] for row in holdouts), default=None)
+    # A reward is hacked where it rises and the success that is checked apart from it does not.
+    above = next((state["value"] for state in states if state["id"] == "rft.above_constant"), None)
+    opens = None if opens is None else float(opens)
+    return [
+        row("standing-annotator-drift", "data", "raters drift apart or away from the rubric",
+            "agreement between raters (alpha)", alpha, ">= 0.4", at_least(alpha, 0.4), "data lead",
+            "calibrate on the gold items again, every two weeks"),
+        row("standing-bias-hotspots", "data", "one group of customers or topics is served worse",
+            "largest gap between groups", None, "<= 0.1", None, "data lead",
+            "measure refusals and success by category and channel, on at least 100 items each"),
+        row("standing-over-refusal", "model", "harmless requests are declined",
+            "share of borderline prompts refused", over, "<= 0.1", at_most(over, 0.1), "model lead",
+            "add counter-anchoring pairs: harmless look-alikes of harmful prompts"),
+        row("standing-seed-instability", "model", "another seed gives another model",
+            "spread of the main metrics over seeds", None, "<= 0.05", None, "model lead",
+            "run the chain with two more seeds and compare summary.json"),
+        row("standing-reward-hacking", "process", "the reward rises without the work",
+            "lower end of success above the best constant policy", above, ">= 0",
+            at_least(above, 0.0), "evaluation lead", "attack each reward part before training (notebook 06)"),
+        row("standing-overfit-to-evaluation", "process", "choices follow the evaluation set",
+            "executions that opened the most opened evaluation file", opens, f"<= {max_opens}",
+            at_most(opens, max_opens), "evaluation lead",
+            "write a fresh held-out set, and open it once"),
+    ]  # fmt: skip

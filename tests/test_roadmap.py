@@ -1,0 +1,123 @@
+"""The roadmap, on plans small enough to be worked by hand, and its calendar read back by another library's parser."""
+
+import csv
+import datetime
+import io
+
+import icalendar
+import pytest
+
+from ftlib.roadmap import PLAN, Task, Team, horizon, roadmap_csv, roadmap_ics, schedule, tasks_of
+
+START = "2027-01-04"  # a Monday
+TWO = Team(people=2, hours_per_week=40, start=START)
+FAIL = {"id": "dpo.win_rate", "notebook": "05_validate", "verdict": "FAIL", "note": "better pairs"}
+
+
+def task(name, hours, *after, phase=1):
+    return Task(name, name, phase, "lead", hours, after)
+
+
+def by_id(planned):
+    return {one.task.id: one for one in planned}
+
+
+def test_critical_path_by_hand():
+    """8 hours a day. a: 2 days; b: 1 and c: 3 days after a, at once; d: 1 after both. In all 6; b may slip 2."""
+    plan = [task("a", 16), task("b", 8, "a"), task("c", 24, "a"), task("d", 8, "b", "c")]
+    found = by_id(schedule(plan, TWO))
+    assert {name: (one.start_day, one.days, one.slack_days) for name, one in found.items()} == {
+        "a": (0, 2, 0), "b": (2, 1, 2), "c": (2, 3, 0), "d": (5, 1, 0),
+    }  # fmt: skip
+    assert [name for name, one in found.items() if one.critical] == ["a", "c", "d"]
+    # Day 5 is the Monday after: the weekend is left out.
+    assert (found["c"].start.isoformat(), found["c"].end.isoformat()) == ("2027-01-06", "2027-01-08")
+    assert found["d"].start == found["d"].end == datetime.date(2027, 1, 11)
+
+
+def test_one_person_works_on_one_task_at_a_time():
+    """The same plan for one person: 2 + 1 + 3 + 1 = 7 days, and nothing may slip."""
+    plan = [task("a", 16), task("b", 8, "a"), task("c", 24, "a"), task("d", 8, "b", "c")]
+    planned = schedule(plan, Team(people=1, hours_per_week=40, start=START))
+    assert [(one.start_day, one.slack_days) for one in planned] == [(0, 0), (2, 0), (3, 0), (6, 0)]
+
+
+def test_phases_wait_for_their_week_and_hours_become_days():
+    """20 hours a week are 4 a day: 6 hours take 2 days. Phase 2 begins on working day 15, three weeks later."""
+    planned = schedule([task("a", 6), task("b", 4, "a", phase=2)], Team(1, 20.0, START))
+    assert [(one.start_day, one.days, one.slack_days) for one in planned] == [(0, 2, 13), (15, 1, 0)]
+    assert planned[1].start == datetime.date(2027, 1, 25)
+    assert horizon(planned, Team(1, 20.0, START)) == {
+        "start": START, "end": "2027-01-25", "days": 22, "spare_days": 68,
+    }  # fmt: skip
+
+
+def test_days_off_and_a_start_on_a_weekend():
+    planned = schedule([task("a", 16)], Team(1, 40, "2027-01-02", ("2027-01-05",)))
+    assert (planned[0].start.isoformat(), planned[0].end.isoformat()) == ("2027-01-04", "2027-01-06")
+
+
+def test_methods_off_the_path_have_no_tasks_and_hand_on_what_they_waited_for():
+    found = {one.id: one for one in tasks_of(("sft",), [])}
+    assert {"preferences", "dpo", "rft"} & set(found) == set()
+    assert found["validate"].after == ("sft", "red-team")  # the rest of what dpo waited for is sft, once
+    assert found["evidence"].after == ("rft-decision",)
+    assert [one.id for one in tasks_of(("sft", "dpo", "rft"), [])] == [one.id for one in PLAN]
+
+
+def test_a_failed_gate_adds_rework_and_moves_dates():
+    before = by_id(schedule(tasks_of(("sft", "dpo"), []), TWO))
+    tasks = tasks_of(("sft", "dpo"), [FAIL], rework_hours=160)  # 20 days
+    after = by_id(schedule(tasks, TWO))
+    rework = after["rework-dpo.win_rate"]
+    assert rework.task.after == ("validate",) and rework.task.reason == "better pairs" and rework.days == 20
+    assert "rework-dpo.win_rate" in after["sign-off"].task.after
+    assert after["shadow"].start > before["shadow"].start and rework.critical
+    waived = tasks_of(("sft", "dpo"), [FAIL | {"waived": "known"}, FAIL | {"verdict": "PASS"}])
+    assert waived == tasks_of(("sft", "dpo"), [])
+    abstained = tasks_of(("sft", "dpo"), [FAIL | {"verdict": "ABSTAIN"}], measure_hours=8)
+    assert [one.hours for one in abstained if one.id == "measure-dpo.win_rate"] == [8]
+
+
+def test_the_default_plan_fits_90_days_and_starts_each_phase_in_its_week():
+    team = Team(people=2, hours_per_week=30, start=START)
+    planned = schedule(tasks_of(("sft", "dpo", "rft"), []), team, minutes={"02_sft": 12.5})
+    assert horizon(planned, team)["spare_days"] >= 0
+    first = {phase: min(one.start_day for one in planned if one.task.phase == phase) for phase in (1, 2, 3, 4)}
+    assert first[1] == 0 and first[2] >= 15 and first[3] >= 30 and first[4] >= 45
+    assert by_id(planned)["sft"].machine_minutes == 12.5 and by_id(planned)["scope"].machine_minutes is None
+
+
+def test_calendar_opens_with_long_and_odd_titles():
+    title = "Rework, again; \\ " + "ä" * 120
+    plan = [Task("a", title, 1, "lead", 16, reason="line one\nline two"), task("b", 8, "a")]
+    made = roadmap_ics(schedule(plan, TWO), run_id="r1", stamp=datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC))
+    assert all(len(line) <= 75 for line in made.split(b"\r\n")) and made.endswith(b"END:VCALENDAR\r\n")
+    events = icalendar.Calendar.from_ical(made).walk("VEVENT")
+    assert [str(one["summary"]) for one in events] == [title, "b"]
+    assert events[0]["dtstart"].dt == datetime.date(2027, 1, 4) and events[0]["dtend"].dt == datetime.date(2027, 1, 6)
+    assert len({str(one["uid"]) for one in events}) == 2 and "line one\nline two" in str(events[0]["description"])
+
+
+def test_csv_has_no_formulas():
+    plan = [Task("a", '=HYPERLINK("x")', 1, "@lead", 8, reason="+1"), task("b", 8, "a")]
+    rows = list(csv.DictReader(io.StringIO(roadmap_csv(schedule(plan, TWO)))))
+    assert (rows[0]["title"], rows[0]["owner"], rows[0]["reason"]) == ('\'=HYPERLINK("x")', "'@lead", "'+1")
+    assert rows[1]["after"] == "a" and rows[1]["start"] == "2027-01-05"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Team(0, 20, START), "people: expected a whole number"),
+        (lambda: Team(1, 0, START), "hours_per_week: expected more than 0"),
+        (lambda: Team(1, 20, "soon"), "expected an ISO date such as 2027-01-04, got 'soon'"),
+        (lambda: schedule([], TWO), "expected one or more tasks"),
+        (lambda: schedule([task("a", 1), task("a", 1)], TWO), "'a' is there twice"),
+        (lambda: schedule([task("b", 1, "a"), task("a", 1)], TWO), r"stands before \['a'\]"),
+        (lambda: tasks_of((), [], plan=[task("b", 1, "x")]), r"waits for \['x'\]"),
+    ],
+)
+def test_what_is_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
