@@ -401,6 +401,83 @@ def histogram(
     return fig
 
 
+def gantt(
+    tasks: Sequence[Mapping],
+    title: str = "What happens when?",
+    x_title: str = "date",
+) -> go.Figure:
+    """Tasks as bars over dates, a phase a colour; the critical path is outlined and named so.
+
+    Args:
+        tasks: rows with "title", "phase", "owner", "start", "end" (ISO dates, the end is the last day of work),
+            "critical" and "slack_days".
+        title, x_title: what the figure answers; the axis.
+
+    Raises:
+        ValueError: there are no tasks.
+    """
+    if not tasks:
+        raise ValueError("expected one or more tasks, got none; make a schedule first")
+    fig = go.Figure()
+    phases = list(dict.fromkeys(task["phase"] for task in tasks))
+    for number, phase in enumerate(phases):
+        mine = [(place, task) for place, task in enumerate(tasks) if task["phase"] == phase]
+        starts = [np.datetime64(task["start"]) for _, task in mine]
+        ends = [np.datetime64(task["end"]) + 1 for _, task in mine]
+        fig.add_bar(
+            y=[place for place, _ in mine],
+            x=[float((end - start) / np.timedelta64(1, "ms")) for start, end in zip(starts, ends, strict=True)],
+            base=[str(start) for start in starts],
+            orientation="h",
+            name=_label(phase, 40),
+            marker={
+                "color": PALETTE[number % len(PALETTE)],
+                "line": {"color": INK, "width": [2.5 if task["critical"] else 0 for _, task in mine]},
+            },
+            text=["critical" if task["critical"] else f"{task['slack_days']} d slack" for _, task in mine],
+            textposition="outside",
+            cliponaxis=False,
+            customdata=[_label(task["owner"], 60) for _, task in mine],
+            hovertemplate="%{customdata}",
+        )
+    _style(fig, title, x_title, "", height=222 + 30 * len(tasks))
+    fig.update_layout(barmode="overlay", bargap=0.35, margin_t=128, margin_r=80)
+    ticks = [_label(task["title"], 40) for task in tasks]
+    fig.update_yaxes(tickvals=list(range(len(tasks))), ticktext=ticks, autorange="reversed", showgrid=False)
+    fig.update_xaxes(type="date", showgrid=True)
+    return fig
+
+
+def risk_matrix(
+    risks: Sequence[Mapping], title: str = "Which risks are high?", levels: Mapping[tuple[int, int], str] | None = None
+) -> go.Figure:
+    """Risks by severity and likelihood, as counts in nine fields that carry the word of their level.
+
+    Args:
+        risks: rows with "severity", "likelihood" (1..3) and "id"; those that are closed are left out by the caller.
+        title: what the figure answers.
+        levels: (severity, likelihood) -> word, so that the rule is the caller's.
+    """
+    levels = levels or {}
+    counts = np.zeros((3, 3), dtype=int)  # likelihood x severity
+    for risk in risks:
+        counts[risk["likelihood"] - 1, risk["severity"] - 1] += 1
+    shade = {"low": 0, "medium": 1, "high": 2}
+    grades = [1, 2, 3]
+    z = [[shade.get(levels.get((s, k), ""), 0) for s in grades] for k in grades]
+    text = [[f"{levels.get((s, k), '')}<br><b>{counts[k - 1, s - 1]}</b>" for s in grades] for k in grades]
+    fig = go.Figure(
+        go.Heatmap(
+            x=grades, y=grades, z=z, zmin=0, zmax=2, text=text, texttemplate="%{text}", showscale=False, xgap=3, ygap=3,
+            colorscale=[[0, "#e3f0e8"], [0.5, "#f6e7c4"], [1, "#f3cfca"]], hoverinfo="skip",
+        )
+    )  # fmt: skip
+    _style(fig, title, "severity (1 low to 3 high)", "likelihood (1 low to 3 high)", height=400)
+    fig.update_xaxes(tickvals=grades)
+    fig.update_yaxes(tickvals=grades, showgrid=False)
+    return fig
+
+
 def mark_smoke(fig: go.Figure) -> go.Figure:
     """Write "smoke run: no evidence" across the top right; once, however often it is called. Returns the figure."""
     if not any(note.name == "smoke" for note in fig.layout.annotations):

@@ -123,6 +123,11 @@ def promotion_blockers(risks: Sequence[Risk], *, today: datetime.date, smoke: bo
     return found
 
 
+def editable(risk: Risk) -> tuple[str, ...]:
+    """The fields of a row that a person may change: a gate's row follows the ledger."""
+    return BY_HAND if risk.source.startswith("gate ") else (*BY_HAND, *OF_STANDING)
+
+
 def edit_risk(risks: Sequence[Risk], risk_id: str, **changes: object) -> list[Risk]:
     """A new register with one row changed by hand.
 
@@ -132,7 +137,7 @@ def edit_risk(risks: Sequence[Risk], risk_id: str, **changes: object) -> list[Ri
     found = next((risk for risk in risks if risk.id == risk_id), None)
     if found is None:
         raise ValueError(f"risk {risk_id!r}: expected one of {[risk.id for risk in risks]}; correct the id")
-    allowed = BY_HAND if found.source.startswith("gate ") else (*BY_HAND, *OF_STANDING)
+    allowed = editable(found)
     for field in changes:
         if field not in allowed:
             raise ValueError(
@@ -156,8 +161,7 @@ def keep_edits(fresh: Sequence[Risk], kept: Sequence[Risk]) -> list[Risk]:
         old = known.get(risk.id)
         if old is None or (old.value, old.threshold, old.source) != (risk.value, risk.threshold, risk.source):
             continue  # measured anew: what was said about the old number does not count for the new one
-        fields = BY_HAND if risk.source.startswith("gate ") else (*BY_HAND, *OF_STANDING)
-        merged = edit_risk(merged, risk.id, **{field: getattr(old, field) for field in fields})
+        merged = edit_risk(merged, risk.id, **{field: getattr(old, field) for field in editable(risk)})
     return merged
 
 

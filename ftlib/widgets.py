@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import ipywidgets as W
 from sqlalchemy.exc import SQLAlchemyError
 
+from ftlib import risks as register
 from ftlib import scorecard
 from ftlib.criteria import CRITERIA, LABELS, WEIGHTS, anchor
 
@@ -319,3 +320,83 @@ def _decision_html(decision: scorecard.Decision, nearest: Sequence[scorecard.Fli
         f"<p>{'Hard rules' if rules else 'No hard rule applies.'}</p><ul>{rules}</ul>"
         f"<p>{'What would change it' if changes else 'No single answer would change it.'}</p><ul>{changes}</ul></div>"
     )
+
+
+class RiskWidget(W.VBox):
+    """The register as a table to edit; made by `risk_widget`. Read `risks` from it."""
+
+    def __init__(self, risks: Sequence[register.Risk], *, on_change: Callable[[list[register.Risk]], object] | None):
+        self.risks = list(risks)
+        self._on_change = on_change
+        self.choose = W.Dropdown(options=[risk.id for risk in risks], description="row", layout=W.Layout(width="420px"))
+        self.fields = {
+            "owner": W.Text(description="owner"),
+            "mitigation": W.Textarea(description="mitigation", layout=W.Layout(width="640px", height="64px")),
+            "expires": W.Text(description="expires", placeholder="2027-01-31"),
+            "severity": W.Dropdown(options=list(register.GRADES), description="severity"),
+            "likelihood": W.Dropdown(options=list(register.GRADES), description="likelihood"),
+            "status": W.Dropdown(options=["open", "accepted", "closed"], description="status"),
+            "reason": W.Text(description="reason", layout=W.Layout(width="640px")),
+        }
+        self.save = W.Button(description="Keep this row", button_style="primary")
+        self.save.on_click(lambda _: self._keep())
+        self._table, self._message = W.HTML(), W.HTML()
+        super().__init__(
+            [self._table, self.choose, *self.fields.values(), self.save, self._message],
+            layout=W.Layout(max_width="1100px"),
+        )
+        self.choose.observe(lambda _: self._load(), names="value")
+        self._load()
+        self._draw()
+
+    def _row(self) -> register.Risk | None:
+        return next((risk for risk in self.risks if risk.id == self.choose.value), None)
+
+    def _load(self) -> None:
+        risk = self._row()
+        for name, control in self.fields.items():
+            control.disabled = risk is None or name not in register.editable(risk)
+            if risk is not None:
+                control.value = getattr(risk, name)
+        self.save.disabled = risk is None
+        self._message.value = ""
+
+    def _keep(self) -> None:
+        risk = self._row()
+        if risk is None:
+            return
+        changes = {name: self.fields[name].value for name in register.editable(risk)}
+        try:
+            changed = register.edit_risk(self.risks, risk.id, **changes)
+            if self._on_change is not None:
+                self._on_change(changed)
+        except (ValueError, OSError) as error:
+            self._message.value = f'<p role="alert" style="color:#b5473c">Not kept. {visible(str(error))}</p>'
+            return
+        self.risks = changed
+        self._message.value = f'<span aria-live="polite">Kept: {visible(risk.id)}.</span>'
+        self._draw()
+
+    def _draw(self) -> None:
+        columns = ("id", "kind", "title", "level", "owner", "status", "expires", "mitigation")
+        cell = "text-align:left;vertical-align:top;padding:2px 10px 2px 0;overflow-wrap:anywhere"
+        head = "".join(f'<th style="{cell}">{name}</th>' for name in columns)
+        rows = "".join(
+            "<tr>"
+            + "".join(f'<td style="{cell}">{visible(str(getattr(risk, name)))}</td>' for name in columns)
+            + "</tr>"
+            for risk in self.risks
+        )
+        self._table.value = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def risk_widget(
+    risks: Sequence[register.Risk], *, on_change: Callable[[list[register.Risk]], object] | None = None
+) -> RiskWidget:
+    """Edit the register by hand, one row at a time; what may be edited is `risks.edit_risk`'s word.
+
+    Args:
+        risks: to start from.
+        on_change: called with the new register before a change counts, e.g. to keep it in the run.
+    """
+    return RiskWidget(risks, on_change=on_change)
