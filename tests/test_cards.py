@@ -1,0 +1,113 @@
+"""Cards and lineage of a hand-made run: they load back, say what they rest on, and lead from adapter to vote."""
+
+import datetime
+import json
+
+import pytest
+from governed import PAIR, make_run
+from huggingface_hub import ModelCard
+
+from ftlib import cards, lineage
+from ftlib.holdouts import exposure, public_gap
+from ftlib.profiles import resolve
+from ftlib.runs import open_run
+from ftlib.summary import load_summary
+
+TODAY = datetime.date(2027, 1, 4)
+NASTY = "a|b <script>alert(1)</script> [x](y)\n# head"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "r1")
+
+
+def test_the_model_card_loads_with_huggingface_hub(run, tmp_path):
+    text = cards.model_card(run)
+    (tmp_path / "card.md").write_text(text)
+    card = ModelCard.load(tmp_path / "card.md")
+    results = {one.metric_type: one for one in card.data.eval_results}
+    accuracy = results["sft.intent_accuracy"]
+    assert (accuracy.metric_value, accuracy.metric_args["n"]) == (0.9, 170)
+    assert accuracy.metric_args["ci95_of_difference"] == [0.68, 0.81]
+    assert results["preferences.agreement_alpha"].metric_args["basis"] == "simulated"
+    assert card.data.base_model == cards.EMBEDDED and card.data.library_name == "peft"
+    for words in ("Limits", "no human preference", "minutes", "GB at most", "sft, dpo", "data/sft/test.jsonl"):
+        assert words in card.text
+    assert cards.card_faults(text, load_summary(run)) == []
+
+
+def test_a_card_that_says_other_numbers_is_found(run):
+    text, summary = cards.model_card(run), load_summary(run)
+    assert (
+        "sft.intent_accuracy is (0.99, 170)"
+        in cards.card_faults(text.replace("value: 0.9\n", "value: 0.99\n"), summary)[0]
+    )
+    assert "does not load" in cards.card_faults("---\nmodel-index: 3\n---\n", summary)[0]
+    assert len(cards.card_faults("no card", summary)) in (1, len(summary["metrics"]))
+
+
+def test_a_smoke_card_says_so(tmp_path):
+    text = cards.model_card(make_run(tmp_path / "r1", "smoke"))
+    assert "None of its numbers is evidence" in text and "no-evidence" in text
+
+
+def test_texts_of_people_stay_text(tmp_path):
+    run = make_run(tmp_path / "r1")
+    again = open_run("02_sft", run, profile=resolve("cpu"), seed=17, model_id="embedded")
+    again.metric("sft.other", baseline=0.1, candidate=0.2, n=10, ci95=(0.0, 0.2), basis=NASTY)
+    report = cards.evaluation_report(run, holdouts=exposure(run), gaps=public_gap(run))
+    assert "<script>" not in report.replace("\\<script", "") and "\n# head" not in report
+    assert "data/sft/test.jsonl" in report and "not measured" in report
+    assert cards.card_faults(cards.model_card(run), load_summary(run)) == []
+    assert "data/preferences/votes.jsonl" in cards.data_card(run)
+
+
+def test_decisions(run):
+    asked = {"risks": [], "today": TODAY}
+    held = cards.decision_record(run, decision="hold", blockers=["x"], signed_by="", **asked)
+    assert "**HOLD**" in held and "Not signed" in held
+    signed = cards.decision_record(run, decision="promote", blockers=[], signed_by="product owner", **asked)
+    assert "**PROMOTE**" in signed and "Signed by: product owner" in signed
+    for decision, blockers, by, words in (
+        ("promote", ["a high risk"], "product owner", "is refused:\n- a high risk"),
+        ("promote", [], " ", "needs signed_by"),
+        ("maybe", [], "", "expected 'promote' or 'hold', got 'maybe'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            cards.decision_record(run, decision=decision, blockers=blockers, signed_by=by, **asked)
+
+
+def test_lineage_is_sound_and_leads_from_the_adapter_to_the_votes(run):
+    path = run / "lineage.jsonl"
+    assert lineage.lineage_faults(path, anchored=load_summary(run)["lineage"]) == []
+    steps = lineage.trace(lineage.read_events(path), "dpo/adapter/adapter_model.safetensors")
+    assert steps[0]["made_by"] == "04_dpo_qlora"
+    sources = {step["file"] for step in steps if step["made_by"] == "source"}
+    assert {"data/preferences/votes.jsonl", "data/prompts/production.jsonl", "data/sft/test.jsonl"} == sources
+    with pytest.raises(ValueError, match="expected a file that ends in 'rft/adapter'"):
+        lineage.trace(lineage.read_events(path), "rft/adapter")
+    (row,) = lineage.row_origins(
+        [PAIR], candidates=[{"id": "c1", "prompt_id": "pp-0001"}], sources={"pp-0001": "data/p.jsonl"}, checkpoint="dpo"
+    )
+    assert (row["votes"], row["source_row"], row["source_file"]) == (["c1/r1=A", "c1/r2=A"], "pp-0001", "data/p.jsonl")
+    with pytest.raises(ValueError, match="prompt 'pp-0001' among the inputs, found none"):
+        lineage.row_origins([PAIR], candidates=[{"id": "c1", "prompt_id": "pp-0001"}], sources={}, checkpoint="dpo")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda e: e.pop("run"),
+        lambda e: e.update(eventTime="yesterday"),
+        lambda e: e.update(eventType="DONE"),
+        lambda e: e["run"].update(runId="7"),
+        lambda e: e["job"]["facets"]["jobType"].pop("_schemaURL"),
+        lambda e: e["outputs"][0]["facets"]["version"].update(datasetVersion="abc"),
+    ],
+)
+def test_events_that_are_none(change, run, tmp_path):
+    event = lineage.read_events(run / "lineage.jsonl")[1]
+    change(event)
+    (tmp_path / "lineage.jsonl").write_text(json.dumps(event) + "\n")
+    assert "line 1: no OpenLineage run event" in lineage.lineage_faults(tmp_path / "lineage.jsonl")[0]

@@ -1,0 +1,151 @@
+"""The risk register: fed by the ledger, edited by hand within bounds, and the word on promotion."""
+
+import csv
+import datetime
+import io
+import json
+
+import pytest
+from governed import VERDICTS, make_run
+
+from ftlib import holdouts, risks
+from ftlib.profiles import resolve
+from ftlib.runs import open_run
+from ftlib.sheets import csv_text
+from ftlib.widgets import risk_widget
+
+TODAY = datetime.date(2027, 1, 4)
+GATE = "05-dpo.harmful_refused"
+
+
+def register(run, **more):
+    return risks.register(run, today=TODAY, holdouts=holdouts.exposure(run), **more)
+
+
+def by_id(rows):
+    return {row.id: row for row in rows}
+
+
+def test_every_gate_that_did_not_pass_opens_a_row(tmp_path):
+    """Harmful FAIL: 3 x 3, high. Borderline ABSTAIN: 2 x 2, medium. The two that passed have none."""
+    found = by_id(register(make_run(tmp_path / "r1")))
+    gates = {name: row for name, row in found.items() if row.source.startswith("gate ")}
+    assert {name: (row.level, row.status, row.kind) for name, row in gates.items()} == {
+        GATE: ("high", "open", "model"), "05-dpo.borderline_refused": ("medium", "open", "model"),
+    }  # fmt: skip
+    assert (gates[GATE].value, gates[GATE].threshold) == (0.5, ">= 0.85")
+    assert gates[GATE].mitigation == "do better" and gates[GATE].expires == "2027-02-03"
+    assert {name for name in found if name.startswith("standing-")} == {
+        f"standing-{name}" for name in ("annotator-drift", "bias-hotspots", "over-refusal", "seed-instability",
+                                        "reward-hacking", "overfit-to-evaluation")
+    }  # fmt: skip
+    assert (found["standing-annotator-drift"].value, found["standing-annotator-drift"].status) == (0.5, "closed")
+    unknown = found["standing-seed-instability"]
+    assert unknown.value is None and "not measured" in unknown.measure and unknown.level == "medium"
+
+
+def test_a_waiver_accepts_a_gates_row_and_a_pass_takes_it_away(tmp_path):
+    run = make_run(tmp_path / "r1")
+    assert len(risks.promotion_blockers(register(run), today=TODAY)) == 1
+    govern = open_run("08_govern", run, profile=resolve("cpu"), seed=17, model_id="embedded")
+    govern.check_gates(["dpo.harmful_refused"], waive={"dpo.harmful_refused": "pilot with staff only"})
+    row = by_id(register(run))[GATE]
+    assert (row.status, row.reason, row.level) == ("accepted", "pilot with staff only", "high")
+    assert risks.promotion_blockers([row], today=TODAY) == []
+    assert "acceptance expired on 2027-02-03" in risks.promotion_blockers([row], today=datetime.date(2027, 2, 3))[0]
+    passed = make_run(tmp_path / "r2", verdicts=dict.fromkeys(VERDICTS, "PASS"))
+    assert [row.id for row in register(passed) if row.source.startswith("gate ")] == []
+    assert risks.promotion_blockers(register(passed), today=TODAY) == []
+
+
+def test_blockers_say_why_and_smoke_never_promotes(tmp_path):
+    (line,) = risks.promotion_blockers(register(make_run(tmp_path / "r1")), today=TODAY)
+    assert line == (
+        f"high risk '{GATE}' (gate dpo.harmful_refused failed; 0.5, needed >= 0.85): it is open. What to do: do better"
+    )
+    smoke = make_run(tmp_path / "r2", "smoke", verdicts=dict.fromkeys(VERDICTS, "PASS"))
+    rows = register(smoke)
+    assert not any(row.evidence for row in rows) and not any(row.status == "closed" for row in rows)
+    assert "smoke run" in risks.promotion_blockers(rows, today=TODAY, smoke=True)[0]
+
+
+def test_levels_by_hand():
+    assert [[risks.risk_level(s, k) for k in (1, 2, 3)] for s in (1, 2, 3)] == [
+        ["low", "low", "medium"], ["low", "medium", "high"], ["medium", "high", "high"],
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="expected severity and likelihood of 1, 2 or 3, got 4 and 1"):
+        risks.risk_level(4, 1)
+
+
+def test_edits_hold_until_the_number_changes(tmp_path):
+    rows = register(make_run(tmp_path / "r1"))
+    edited = risks.edit_risk(rows, GATE, owner="safety team", expires="2027-01-20")
+    edited = risks.edit_risk(edited, "standing-seed-instability", status="accepted", reason="two seeds next month")
+    again = by_id(risks.keep_edits(rows, risks.load_register([row.model_dump() for row in edited])))
+    assert again[GATE].owner == "safety team" and again["standing-seed-instability"].status == "accepted"
+    moved = [row.model_copy(update={"value": 0.6}) if row.id == GATE else row for row in rows]
+    assert by_id(risks.keep_edits(moved, edited))[GATE].owner == "model lead"
+
+
+@pytest.mark.parametrize(
+    ("risk_id", "change", "words"),
+    [
+        ("nobody", {"owner": "x"}, "risk 'nobody': expected one of"),
+        (GATE, {"status": "closed"}, "'status' cannot be edited here .* follows the ledger"),
+        (GATE, {"severity": 1}, "'severity' cannot be edited here"),
+        (GATE, {"expires": "soon"}, "expires: .*correct the value"),
+        (GATE, {"owner": " "}, "owner: "),
+        ("standing-bias-hotspots", {"status": "accepted"}, "an accepted risk needs a reason"),
+        ("standing-bias-hotspots", {"likelihood": 4}, "likelihood: "),
+    ],
+)
+def test_edits_that_are_refused(risk_id, change, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        risks.edit_risk(register(make_run(tmp_path / "r1")), risk_id, **change)
+
+
+def test_csv_without_formulas(tmp_path):
+    rows = risks.edit_risk(register(make_run(tmp_path / "r1")), GATE, mitigation='=cmd|"/c calc"!A1', owner=" +x")
+    (row,) = [row for row in csv.DictReader(io.StringIO(risks.register_csv(rows))) if row["id"] == GATE]
+    assert (row["mitigation"], row["owner"], row["level"]) == ('\'=cmd|"/c calc"!A1', "' +x", "high")
+    with pytest.raises(ValueError, match=r"row 1: expected the columns .* \['b'\] missing"):
+        csv_text([{"a": 1}], columns=("a", "b"))
+
+
+def test_widget_shows_text_as_text_and_keeps_edits(tmp_path):
+    rows = risks.edit_risk(register(make_run(tmp_path / "r1")), GATE, owner="<script>alert(1)</script>")
+    saved = []
+    form = risk_widget(rows, on_change=lambda new: saved.append(json.dumps([row.model_dump() for row in new])))
+    form.choose.value = GATE
+    assert "<script>" not in form._table.value and "&lt;script&gt;" in form._table.value
+    assert form.fields["status"].disabled and not form.fields["owner"].disabled
+    form.fields["owner"].value = "safety team"
+    form.save.click()
+    assert by_id(form.risks)[GATE].owner == "safety team" and len(saved) == 1
+    form.fields["expires"].value = "soon"
+    form.save.click()
+    assert "Not kept." in form._message.value and by_id(form.risks)[GATE].expires == "2027-02-03" and len(saved) == 1
+    risk_widget([])  # an empty register has a form too
+
+
+def test_opens_are_counted_by_execution(tmp_path):
+    """sft/test: 00, 02 and 05 open it once each; a second 05 makes four. START and COMPLETE are one execution."""
+    run = make_run(tmp_path / "r1")
+    found = {row["file"]: row for row in holdouts.exposure(run)}
+    assert (found["data/sft/test.jsonl"]["opened"], found["data/sft/test.jsonl"]["versions"]) == (3, 1)
+    assert found["data/sft/test.jsonl"]["by"] == ["00_start_here", "02_sft", "05_validate"]
+    assert found["data/sft/test.jsonl"]["verdicts"] == 5  # one gate of 02, four of 05
+    assert found["data/preferences/gold.jsonl"]["opened"] == 0
+    make_run(run)
+    assert {row["file"]: row["opened"] for row in holdouts.exposure(run)}["data/sft/test.jsonl"] == 6
+    assert by_id(register(run, max_opens=5))["standing-overfit-to-evaluation"].level == "high"
+
+
+def test_public_gap_by_hand(tmp_path):
+    """0.8 (0.7 to 0.9) on 04's validation prompts, 0.7 (0.6 to 0.8) on 05's: 0.1, half width sqrt(0.02)."""
+    gap = holdouts.public_gap(make_run(tmp_path / "r1"))[0]
+    assert gap["gap"] == pytest.approx(0.1) and gap["n"] == [100, 100]
+    assert gap["ci95"] == pytest.approx((0.1 - 0.02**0.5, 0.1 + 0.02**0.5))
+    empty = open_run("00_start_here", tmp_path / "r2", profile=resolve("cpu"), seed=1, model_id="embedded")
+    assert [row["gap"] for row in holdouts.public_gap(empty.path)] == [None, None]
+    assert all("not measured" in row["note"] for row in holdouts.public_gap(empty.path))
