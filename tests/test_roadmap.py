@@ -7,6 +7,8 @@ import io
 import icalendar
 import pytest
 
+from ftlib import plots
+from ftlib.risks import risk_level
 from ftlib.roadmap import PLAN, Task, Team, horizon, roadmap_csv, roadmap_ics, schedule, tasks_of
 
 START = "2027-01-04"  # a Monday
@@ -121,3 +123,17 @@ def test_csv_has_no_formulas():
 def test_what_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_gantt_and_risk_matrix():
+    plan = [task("a", 16), Task("<b>", "<b>bold</b>", 1, "lead", 8, ("a",)), task("c", 24, "a")]
+    fig = plots.gantt([one.row() for one in schedule(plan, TWO)])
+    (bars,) = fig.data
+    assert list(bars.base) == ["2027-01-04", "2027-01-06", "2027-01-06"]
+    assert [x / 86_400_000 for x in bars.x] == [2, 1, 3] and list(bars.text) == ["critical", "2 d slack", "critical"]
+    assert "&lt;b&gt;bold&lt;/b&gt;" in fig.layout.yaxis.ticktext[1]
+    with pytest.raises(ValueError, match="expected one or more tasks"):
+        plots.gantt([])
+    levels = {(s, k): risk_level(s, k) for s in (1, 2, 3) for k in (1, 2, 3)}
+    matrix = plots.risk_matrix([{"severity": 3, "likelihood": 2}] * 2, levels=levels).data[0]
+    assert matrix.text[1][2] == "high<br><b>2</b>" and matrix.text[0][0] == "low<br><b>0</b>"

@@ -1,0 +1,69 @@
+"""Notebook 08 over a hand-made run: it completes and packs, and bad input is refused with the reason."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import icalendar
+import pytest
+from governed import make_run
+
+from ftlib import pack
+from ftlib.evidence import verify_run
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.chain
+
+
+def papermill(run: Path, *given: str, profile: str = "cpu") -> subprocess.CompletedProcess:
+    notebook, out = ROOT / "notebooks/08_govern.ipynb", run.parent / "out.ipynb"
+    command = [sys.executable, "-m", "papermill", str(notebook), str(out), "--no-progress-bar"]
+    command += ["-p", "profile", profile, "-p", "headless", "True", "-r", "run_dir", str(run)]
+    environment = {**os.environ, "FTLIB_RUNS": str(run.parent)}
+    return subprocess.run(
+        [*command, *given], cwd=run.parent, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu"])
+def test_it_completes_and_its_pack_verifies(profile, tmp_path):
+    run = make_run(tmp_path / "r1", profile)
+    done = papermill(run, profile=profile)
+    assert done.returncode == 0, done.stderr[-3000:]
+    stage = run / "artifacts/governance"
+    assert (stage / "COMPLETE").is_file() and verify_run(run) == []
+    rows = json.loads((stage / "risks.json").read_text())
+    assert {"05-dpo.harmful_refused", "05-dpo.borderline_refused"} < {row["id"] for row in rows}
+    assert "**HOLD**" in (stage / "decision_record.md").read_text()
+    plan = json.loads((stage / "roadmap.json").read_text())["tasks"]
+    assert {"rework-dpo.harmful_refused", "measure-dpo.borderline_refused"} <= {task["id"] for task in plan}
+    events = icalendar.Calendar.from_ical((stage / "roadmap.ics").read_bytes()).walk("VEVENT")
+    assert len(events) == len(plan)
+    figures = [file.read_text() for file in (stage / "figures").glob("*.json")]
+    assert len(figures) == 2 and all(("no evidence" in text) == (profile == "smoke") for text in figures)
+    assert pack.verify_pack(pack.build_pack(run)) == []
+
+
+def edit(run: Path, name: str, old: str, new: str) -> None:
+    text = (run / name).read_text()
+    assert old in text
+    (run / name).write_text(text.replace(old, new))
+
+
+def test_bad_input_is_refused_and_nothing_is_promoted(tmp_path):
+    run = make_run(tmp_path / "r1")
+    cases = [
+        (lambda: None, ("-p", "profile", "smoke"), "was made with profile 'cpu', asked for 'smoke'"),
+        (lambda: None, ("-p", "decision", "promote", "-p", "signed_by", "product owner"), "high risk '05-dpo.harmful"),
+        (lambda: (run / "artifacts/validation/COMPLETE").rename(run / "C"), (), "run 05_validate first"),
+        (lambda: (run / "C").rename(run / "artifacts/validation/COMPLETE"), ("-p", "people", "0"), "people: expected"),
+        (lambda: edit(run, "summary.json", '"id": "dpo.win_rate"', '"id": "dpo.other"'), (), "signed gates only"),
+        (lambda: edit(run, "gates.jsonl", '"value": 0.5,', '"value": 0.9,'), (), "the hash chain breaks here"),
+    ]
+    for change, given, words in cases:
+        change()
+        done = papermill(run, *given)
+        assert done.returncode != 0 and words in done.stderr, (words, done.stderr[-1500:])
+    assert not (run / "artifacts/governance/COMPLETE").exists()
