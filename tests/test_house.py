@@ -31,7 +31,7 @@ ORDER = (
     "models", "profiles",
     "criteria", "scorecard", "quality", "store", "ratings", "agreement", "pairs",
     "generate", "train", "lean", "tasks",
-    "safety", "judges", "gates",
+    "safety", "judges", "gates", "rollout", "serve",
     "desk", "rewards",
     "summary", "sheets", "risks", "holdouts", "roadmap", "cards", "plots", "show", "exercises", "evidence", "pack",
     "widgets",

@@ -1,0 +1,260 @@
+"""The router, asked by the OpenAI client: who answers, what falls back, what the log gives back after a kill."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import openai
+import pytest
+
+from ftlib.rollout import Guardrail, Plan
+from ftlib.serve import SHADOW, HttpBackend, LocalBackend, Log, Router, answer_text, app, completion, listening
+
+ALL = Plan(shares=(0.999999, 1.0), requests=(10_000, 0), guardrails=(Guardrail("failed", 0.0),), salt="t")
+HALF = Plan(shares=(0.5, 1.0), requests=(10_000, 0), guardrails=(Guardrail("failed"), Guardrail("slow")), salt="t")
+SAY = [{"role": "user", "content": "Where is my tent?"}]
+
+
+class Scripted:
+    """A model whose answer is a function of the body; it may raise, wait or return anything."""
+
+    def __init__(self, reply):
+        self.reply = reply
+
+    async def complete(self, body):
+        found = self.reply(body)
+        return await found if asyncio.iscoroutine(found) else found
+
+
+def says(text):
+    return Scripted(lambda _body: completion(text, model="m"))
+
+
+def client(address, **options):
+    return openai.OpenAI(base_url=f"{address}/v1", api_key="none", **{"max_retries": 0, **options})
+
+
+def router(tmp_path, candidate, *, plan=ALL, baseline=None, **options):
+    return Router(plan, baseline=baseline or says("base"), candidate=candidate, log=tmp_path / "log.jsonl", **options)
+
+
+def ask(address, user="u", **options):
+    reply = client(address).chat.completions.create(model="shop", messages=SAY, user=user, **options)
+    return reply.choices[0].message.content
+
+
+def test_the_openai_client_is_answered_by_the_arm_of_its_user(tmp_path):
+    made = router(tmp_path, says("new"), plan=HALF)
+    with listening(app(made)) as address:
+        got = {f"u{n}": ask(address, f"u{n}") for n in range(12)}
+        assert [m.id for m in client(address).models.list()] == ["shop"]
+        status = httpx.get(f"{address}/rollout").json()
+    want = {user: "new" if made.canary.arm(user) == "candidate" else "base" for user in got}
+    assert got == want and set(got.values()) == {"new", "base"}
+    assert (status["requests"], status["candidate_requests"]) == (12, list(got.values()).count("new"))
+
+
+async def _hang():
+    await asyncio.sleep(30)
+
+
+def _crash(_body):
+    raise ConnectionError("the process is gone")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "error"),
+    [
+        (Scripted(_crash), "ConnectionError: the process is gone"),
+        (Scripted(lambda _body: _hang()), "TimeoutError"),
+        (Scripted(lambda _body: {"choices": []}), "ValueError: expected a chat completion"),
+        (Scripted(lambda _body: "<html>"), "ValueError: expected a chat completion"),
+        (says("  "), "ValueError: expected a chat completion"),
+        (says("caf\ufffd"), "ValueError: expected a chat completion"),
+    ],
+    ids=["crashes", "hangs", "no choices", "no JSON object", "empty", "broken bytes"],
+)
+def test_a_bad_candidate_costs_the_user_nothing(tmp_path, candidate, error):
+    made = router(tmp_path, candidate, timeout_s=0.3)
+    with listening(app(made)) as address:
+        assert ask(address) == "base"
+        assert made.canary.state == "rolled_back"  # here one failure is enough
+        assert ask(address) == "base"
+    answered = [entry for entry in made.log.read() if entry["kind"] == "answered"]
+    assert [entry["served"] for entry in answered] == ["baseline", "baseline"]
+    assert answered[0]["events"] == ["failed"] and answered[0]["error"].startswith(error)
+    assert answered[1]["events"] == []
+
+
+def test_no_model_left_is_said_and_logged(tmp_path):
+    made = router(tmp_path, Scripted(_crash), baseline=Scripted(_crash))
+    with listening(app(made)) as address, pytest.raises(openai.InternalServerError, match="no model answered"):
+        ask(address)
+    assert [entry["kind"] for entry in made.log.read()] == ["opened", "asked", "lost"]
+
+
+def test_fifty_clients_at_once(tmp_path):
+    """Every one gets its own answer, once; the log has each request and answer."""
+
+    async def slowly(body):
+        await asyncio.sleep(0.05)
+        return completion(f"to {body['messages'][0]['content']}", model="m")
+
+    both = Scripted(lambda body: slowly(body))
+    made = router(tmp_path, both, plan=HALF, baseline=both)
+
+    def one(n):
+        messages = [{"role": "user", "content": f"question {n}"}]
+        reply = client(address).chat.completions.create(model="shop", messages=messages, user=f"u{n}")
+        return reply.choices[0].message.content
+
+    with listening(app(made)) as address, ThreadPoolExecutor(50) as pool:
+        got = list(pool.map(one, range(50)))
+    assert got == [f"to question {n}" for n in range(50)]
+    kinds = [entry["kind"] for entry in made.log.read()]
+    assert (kinds.count("asked"), kinds.count("answered"), made.canary.requests) == (50, 50, 50)
+
+
+def test_the_same_key_is_answered_once(tmp_path):
+    calls = []
+    model = Scripted(lambda body: calls.append(1) or completion(f"answer {len(calls)}", model="m"))
+    made = router(tmp_path, model, baseline=model)
+    with listening(app(made)) as address:
+        first, again = (ask(address, extra_headers={"Idempotency-Key": "k1"}) for _ in range(2))
+    assert (first, again, len(calls), made.canary.requests) == ("answer 1", "answer 1", 1, 1)
+
+
+def test_shadow_serves_the_baseline_and_logs_the_candidate(tmp_path):
+    made = router(tmp_path, says("new"), mode=SHADOW)
+    with listening(app(made)) as address:
+        assert {ask(address, f"u{n}") for n in range(5)} == {"base"}
+        until = time.monotonic() + 10
+        while sum(e["kind"] == "shadowed" for e in made.log.read()) < 5 and time.monotonic() < until:
+            time.sleep(0.05)
+    shadowed = [answer_text(e["reply"]) for e in made.log.read() if e["kind"] == "shadowed"]
+    assert shadowed == ["new"] * 5 and made.canary.requests == 0
+
+
+def test_checks_and_slowness_become_events(tmp_path):
+    plan = Plan(shares=(0.9999, 1.0), requests=(99, 0), guardrails=(Guardrail("failed"), Guardrail("refused")))
+    checks = {"refused": lambda _prompt, text: text.startswith("I can't")}
+    made = router(tmp_path, says("I can't help."), plan=plan, checks=checks, slow_s=-1.0)
+    with listening(app(made)) as address:
+        ask(address)
+    assert made.log.read()[-1]["events"] == ["refused", "slow"]
+    assert made.canary.evidence["refused"].failed["candidate"] == 1
+
+
+def test_manual_hold_and_roll_back_over_http(tmp_path):
+    made = router(tmp_path, says("new"))
+    with listening(app(made)) as address:
+        held = httpx.post(f"{address}/rollout", json={"do": "hold", "why": "a holiday"})
+        wrong = httpx.post(f"{address}/rollout", json={"do": "promote", "why": "x"})
+        rolled = httpx.post(f"{address}/rollout", json={"do": "roll_back", "why": "a complaint"})
+        assert ask(address) == "base"
+    assert (held.json()["state"], rolled.json()["state"]) == ("held", "rolled_back")
+    assert wrong.status_code == 400 and "expected hold, go_on or roll_back" in wrong.text
+
+
+@pytest.mark.parametrize("body", ["no json", "{}", '{"messages": []}', '{"messages": [1]}', "[]"])
+def test_a_bad_body_is_refused(tmp_path, body):
+    with listening(app(router(tmp_path, says("new")))) as address:
+        reply = httpx.post(f"{address}/v1/chat/completions", content=body)
+    assert reply.status_code == 400 and reply.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_streaming_is_refused_in_words(tmp_path):
+    with listening(app(router(tmp_path, says("new")))) as address:
+        with pytest.raises(openai.BadRequestError, match="stream: expected false"):
+            list(client(address).chat.completions.create(model="shop", messages=SAY, stream=True))
+
+
+def test_a_router_in_front_of_a_server(tmp_path):
+    """HttpBackend asks any OpenAI-compatible address; here, another router."""
+    inner = router(tmp_path / "inner", says("inside"))
+    with listening(app(inner)) as address:
+        outer = router(tmp_path / "outer", HttpBackend(f"{address}/v1", "shop"))
+        with listening(app(outer)) as front:
+            assert ask(front) == "inside"
+
+
+def test_local_backend_runs_one_call_at_a_time(tmp_path):
+    inside, most = [], []
+
+    def answer(messages, _limit):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return messages[-1]["content"]
+
+    made = router(tmp_path, LocalBackend(answer, model="m"))
+    with listening(app(made)) as address, ThreadPoolExecutor(5) as pool:
+        assert set(pool.map(lambda n: ask(address, f"u{n}"), range(5))) == {SAY[0]["content"]}
+    assert max(most) == 1
+
+
+def test_a_log_of_another_plan_and_a_broken_log_are_refused(tmp_path):
+    router(tmp_path, says("new"))
+    with pytest.raises(ValueError, match="log of this plan and mode"):
+        router(tmp_path, says("new"), plan=HALF)
+    (tmp_path / "log.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="log.jsonl line 1: expected a log entry"):
+        router(tmp_path, says("new"))
+
+
+SCRIPT = """
+import sys, time
+from ftlib.rollout import Guardrail, Plan
+from ftlib.serve import LocalBackend, Router, app, listening
+def slowly(messages, limit):
+    time.sleep(0.02)
+    return "answer to " + messages[-1]["content"]
+plan = Plan(shares=(0.5, 1.0), requests=(10_000, 0), guardrails=(Guardrail("failed"), Guardrail("slow")), salt="t")
+models = {arm: LocalBackend(slowly, model=arm) for arm in ("baseline", "candidate")}
+with listening(app(Router(plan, log=sys.argv[1], **models)), port=int(sys.argv[2])) as address:
+    print("up", flush=True)
+    time.sleep(120)
+"""
+
+
+def test_a_killed_router_loses_no_request(tmp_path):
+    """kill -9 among 40 requests: every client gets its answer after the restart, each key is counted once."""
+    from ftlib.serve import free_port
+
+    port, log = free_port(), tmp_path / "log.jsonl"
+    start = lambda: subprocess.Popen([sys.executable, "-c", SCRIPT, str(log), str(port)], stdout=subprocess.PIPE)
+    first = start()
+    assert first.stdout.readline() == b"up\n"
+
+    def one(n):
+        patient = client(f"http://127.0.0.1:{port}", max_retries=30, timeout=20)
+        reply = patient.chat.completions.create(
+            model="shop", user=f"u{n}", messages=[{"role": "user", "content": f"q{n}"}],
+            extra_headers={"Idempotency-Key": f"k{n}"},
+        )  # fmt: skip
+        return reply.choices[0].message.content
+
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(one, n) for n in range(40)]
+        while sum(e["kind"] == "answered" for e in Log(log).read()) < 10:
+            time.sleep(0.01)
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        before = [e for e in Log(log).read() if e["kind"] == "answered"]
+        second = start()
+        try:
+            assert second.stdout.readline() == b"up\n"
+            assert [job.result(timeout=90) for job in waiting] == [f"answer to q{n}" for n in range(40)]
+            status = httpx.get(f"http://127.0.0.1:{port}/rollout").json()
+        finally:
+            second.kill()
+            second.wait()
+    answered = [e["id"] for e in Log(log).read() if e["kind"] == "answered"]
+    assert 10 <= len(before) < 40 and sorted(answered) == sorted(f"k{n}" for n in range(40))
+    assert status["requests"] == 40
