@@ -10,19 +10,23 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 STAMP := $(VENV)/.installed
+ONLY ?=
+OUT ?=
 OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(SEED),--seed '$(SEED)') $(if $(RUN),--run '$(RUN)') $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv model play smoke lab report verify need-run test lint
+.PHONY: help venv model play smoke lab report verify need-run pack bench test lint
 
 help:
-	@echo "make play      install, fetch the embedded model, run notebooks 00-06, write the report"
+	@echo "make play      install, fetch the embedded model, run notebooks 00-08, write the report"
 	@echo "               RUN=<run_id> goes on where a run stopped; PROFILE=cpu|t4|gpu24|gpu80|auto; SEED=17"
 	@echo "               ARGS=\"--only 02_sft --set beta=0.2\" goes to: python -m ftlib run --help"
 	@echo "make smoke     the same in minutes, with a few steps a notebook: proves the wiring, no evidence"
 	@echo "make lab       JupyterLab at notebooks/00_start_here.ipynb"
 	@echo "make report    RUN=<run_id>: write report.html again"
 	@echo "make verify    RUN=<run_id>: are the ledger and the artifacts as they were made?"
+	@echo "make pack      RUN=<run_id>: one evidence pack (zip with hashes, no weights)"
+	@echo "make bench     ONLY=rollout OUT=file.json: check what the playbook promises, again"
 	@echo "make test      all tests; ARGS=\"-m 'not browser'\" goes to pytest"
 	@echo "make lint      ruff, check and format"
 	@echo "PYTHON=python3.12 make …   takes another Python (3.11 or later) for .venv"
@@ -50,15 +54,18 @@ smoke: model
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
-report verify: need-run $(STAMP)
+report verify pack: need-run $(STAMP)
 	$(BIN)/python -m ftlib $@ '$(RUN)'
 
 need-run:
 	@test -n '$(RUN)' || { echo "Say which run: make report RUN=<run_id> (a folder of papermill_runs/)"; exit 1; }
 
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks $(ONLY) $(if $(OUT),--out '$(OUT)')
+
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(STAMP)
-	$(BIN)/ruff check ftlib tests notebooks
-	$(BIN)/ruff format --check ftlib tests notebooks
+	$(BIN)/ruff check ftlib tests notebooks benchmarks
+	$(BIN)/ruff format --check ftlib tests notebooks benchmarks

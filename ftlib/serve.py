@@ -220,6 +220,18 @@ class Router:
         getattr(self.canary, do)(why)
         self.log.add("manual", do=do, why=why)
 
+    def drain(self, seconds: float = 120.0) -> None:
+        """Wait, from outside the router's thread, until no shadow answer is under way.
+
+        Raises:
+            RuntimeError: not in time.
+        """
+        until = time.monotonic() + seconds
+        while self._shadows:
+            if time.monotonic() > until:
+                raise RuntimeError(f"{len(self._shadows)} shadow answers are still under way after {seconds:g} s")
+            time.sleep(0.02)
+
     async def _answer(self, body: Mapping[str, Any], user: str, key: str) -> dict:
         share = self.canary.share if self.mode == CANARY else 0.0
         arm = self.canary.arm(user) if self.mode == CANARY else "baseline"
