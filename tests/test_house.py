@@ -131,7 +131,7 @@ def test_the_main_path_is_complete():
     names = {path.stem for path in NOTEBOOKS if path.parent.name == "notebooks"}
     assert {
         "00_start_here", "01_decision_scorecard", "02_sft", "03_collect_preferences", "04_dpo_qlora", "05_validate",
-        "06_rft",
+        "06_rft", "07_rollout", "08_govern",
     } <= names  # fmt: skip
 
 
