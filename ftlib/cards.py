@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ftlib.files import read_json
 from ftlib.risks import Risk
-from ftlib.runs import STAGE, stage_path
+from ftlib.runs import stage_folders, stage_path
 from ftlib.summary import SMOKE_NOTE, gate_rows, is_smoke, load_summary, metric_rows, notebook_rows
 
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -199,10 +199,7 @@ def card_faults(text: str, summary: Mapping) -> list[str]:
 
 
 def _adapters(run_path: Path) -> list[str]:
-    found = sorted((run_path / "artifacts").glob("*/adapter/adapter_config.json"))
-    order = list(STAGE.values())
-    names = [path.parent.parent.name for path in found]
-    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+    return [stage.name for stage in stage_folders(run_path) if (stage / "adapter" / "adapter_config.json").exists()]
 
 
 def _sources(run_path: Path) -> list[dict]:
@@ -231,7 +228,6 @@ def _plain(value: object) -> str:
         return "not measured"
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = ", ".join(map(_plain, value)) if isinstance(value, list | tuple) else " ".join(str(value).split())
     if isinstance(value, list | tuple):
-        return text
-    return re.sub(r"([\\`*|\[\]<>])", r"\\\1", text)
+        return ", ".join(map(_plain, value))
+    return re.sub(r"([\\`*|\[\]<>])", r"\\\1", " ".join(str(value).split()))

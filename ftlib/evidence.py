@@ -19,7 +19,8 @@ from ftlib.cards import card_faults
 from ftlib.files import list_files, read_json, sha256, write_atomic
 from ftlib.ledger import verify_ledger
 from ftlib.lineage import last_made, lineage_faults, read_events, versions
-from ftlib.runs import STAGE, is_complete, stage_path
+from ftlib.risks import GOVERN
+from ftlib.runs import is_complete, stage_folders, stage_path
 
 SAMPLE_ROWS = 12  # of each table; all of them are in the stage's samples.json
 TEMPLATE = Path(__file__).with_name("report.jinja")
@@ -93,7 +94,7 @@ def verify_run(run_path: str | Path) -> list[str]:
         if not found and made:
             stage = stage_path(run_path, name)
             faults += manifest_faults(read_json(stage / "manifest.json"), made, where=str(stage / "manifest.json"))
-    card = stage_path(run_path, "08_govern") / "model_card.md"
+    card = stage_path(run_path, GOVERN) / "model_card.md"
     if card.exists() and (card.parent / "COMPLETE").exists():
         faults += card_faults(card.read_text(encoding="utf-8", errors="replace"), summary)
     return faults
@@ -174,7 +175,7 @@ def _figures(run_path: Path) -> list[dict]:
     import markupsafe
 
     figures = []
-    for stage in _stages(run_path):
+    for stage in stage_folders(run_path):
         kept = [(_read_or_empty(file), file) for file in sorted((stage / "figures").glob("*.json"))]
         for found, file in sorted(kept, key=lambda pair: pair[0].get("order", 0)):
             data = json.dumps(found["figure"]).replace("<", "\\u003c") if "figure" in found else ""
@@ -190,7 +191,7 @@ def _figures(run_path: Path) -> list[dict]:
 
 def _samples(run_path: Path) -> list[dict]:
     samples = []
-    for stage in _stages(run_path):
+    for stage in stage_folders(run_path):
         path = stage / "samples.json"
         for kept in json.loads(path.read_text(encoding="utf-8")) if path.exists() else []:
             rows = kept["rows"][:SAMPLE_ROWS]
@@ -230,13 +231,6 @@ def _plotlyjs() -> str:
     from plotly.offline import get_plotlyjs
 
     return get_plotlyjs()
-
-
-def _stages(run_path: Path) -> list[Path]:
-    """The stage folders of a run, in the order of the notebooks, others after."""
-    order = list(STAGE.values())
-    folders = [folder for folder in sorted((run_path / "artifacts").glob("*")) if folder.is_dir()]
-    return sorted(folders, key=lambda folder: order.index(folder.name) if folder.name in order else len(order))
 
 
 def _read_or_empty(path: Path) -> dict:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import BaseModel
 
@@ -21,14 +21,25 @@ LOCK_SECONDS = 60
 
 
 def write_atomic(path: str | Path, text: str) -> Path:
-    """Write a UTF-8 file by way of a hidden temporary file (`.<name>.*.tmp`) beside it, synced, then renamed."""
+    """Write a UTF-8 file as a whole or not at all (see `replacing`)."""
     path = Path(path)
     data = text.encode("utf-8")
+    with replacing(path) as file:
+        file.write(data)
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write and read a hidden temporary file (`.<name>.*.tmp`) beside `path`; after the block it is synced and renamed.
+
+    When the block raises, the temporary file is removed and `path` is as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
@@ -36,7 +47,6 @@ def write_atomic(path: str | Path, text: str) -> Path:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    return path
 
 
 def append_line(path: Path, line: str) -> None:
@@ -45,6 +55,12 @@ def append_line(path: Path, line: str) -> None:
         file.write(line.encode("utf-8") + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def whole_lines(path: Path) -> tuple[list[bytes], bytes]:
+    """The lines of a file that have their newline, and the piece after the last one; nothing where there is no file."""
+    *lines, tail = (path.read_bytes() if path.exists() else b"").split(b"\n")
+    return lines, tail
 
 
 def mend_tail(path: Path) -> None:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ftlib.files import append_line, mend_tail, read_json, to_json, utc_now
+from ftlib.files import append_line, mend_tail, read_json, to_json, utc_now, whole_lines
 
 FIRST_PREV = "0" * 64  # what the first line points back to
 
@@ -37,7 +37,7 @@ def read_ledger(path: Path, *, allow_cut_tail: bool = True) -> list[dict]:
     Raises:
         ValueError: names the line where the chain breaks.
     """
-    *whole, tail = (path.read_bytes() if path.exists() else b"").split(b"\n")
+    whole, tail = whole_lines(path)
     lines: list[dict] = []
     for number, raw in enumerate(whole, start=1):
         prev = lines[-1]["hash"] if lines else FIRST_PREV

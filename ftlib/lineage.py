@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ftlib.files import utc_now
+from ftlib.files import utc_now, whole_lines
 
 PRODUCER = "urn:finetuning-playbook:ftlib"
 NAMESPACE = "finetuning-playbook"
@@ -85,8 +85,7 @@ def lineage_faults(path: str | Path, *, anchored: Mapping | None = None) -> list
         The faults, one line each.
     """
     path, faults = Path(path), []
-    data = path.read_bytes() if path.exists() else b""
-    *lines, tail = data.split(b"\n")
+    lines, tail = whole_lines(path)
     if tail:
         faults.append(f"{path.name} line {len(lines) + 1}: the line is cut off")
     if anchored is not None:
@@ -108,9 +107,8 @@ def read_events(path: str | Path) -> list[dict]:
         ValueError: a line is no JSON.
     """
     path = Path(path)
-    data = path.read_bytes() if path.exists() else b""
     try:
-        return [json.loads(line) for line in data.split(b"\n")[:-1]]
+        return [json.loads(line) for line in whole_lines(path)[0]]
     except ValueError as error:
         raise ValueError(f"{path}: a line is no JSON ({error}); restore the file from a copy") from None
 

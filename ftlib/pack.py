@@ -17,14 +17,14 @@ from pathlib import Path
 
 from ftlib.cards import card_faults
 from ftlib.evidence import manifest_faults, verify_run
-from ftlib.files import list_files, read_json, sha256, to_json
+from ftlib.files import list_files, read_json, replacing, sha256, to_json
 from ftlib.ledger import read_ledger, verify_ledger
 from ftlib.lineage import last_made, lineage_faults, read_events
+from ftlib.risks import GOVERN
 from ftlib.runs import is_complete, stage_path
 from ftlib.summary import load_summary
 
 MANIFEST = "MANIFEST.json"
-GOVERN = "08_govern"
 _MARK = b"ftlib-pack sha256:"
 _DATE = (1980, 1, 1, 0, 0, 0)
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
@@ -62,29 +62,20 @@ def build_pack(run_path: str | Path, *, weights: bool = False, out: str | Path |
         "members": {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in members.items()},
     }
     out = Path(out) if out else run_path / f"{run_path.name}-evidence.zip"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-                archive.writestr(_info(MANIFEST), to_json(manifest, MANIFEST, indent=1) + "\n")
-                for name, path in members.items():
-                    with archive.open(_info(name), "w", force_zip64=True) as member, open(path, "rb") as source:
-                        while chunk := source.read(1 << 20):
-                            member.write(chunk)
-                archive.comment = _MARK + b"0" * 64
-            # The digest covers all that stands before it, the comment's own length and mark too.
-            file.seek(0)
-            digest = _digest_of(file, os.fstat(file.fileno()).st_size - 64)
-            file.seek(-64, os.SEEK_END)
-            file.write(digest.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, out)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(out) as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(_info(MANIFEST), to_json(manifest, MANIFEST, indent=1) + "\n")
+            for name, path in members.items():
+                with archive.open(_info(name), "w", force_zip64=True) as member, open(path, "rb") as source:
+                    while chunk := source.read(1 << 20):
+                        member.write(chunk)
+            archive.comment = _MARK + b"0" * 64
+        # The digest covers all that stands before it, the comment's own length and mark too.
+        file.flush()
+        file.seek(0)
+        digest = _digest_of(file, os.fstat(file.fileno()).st_size - 64)
+        file.seek(-64, os.SEEK_END)
+        file.write(digest.encode())
     return out
 
 

@@ -217,21 +217,16 @@ def _standing(
     def candidate(name: str) -> float | None:
         return metrics[name]["candidate"] if name in metrics else None
 
-    def row(risk_id: str, kind: str, title: str, measure: str, value: float | None, threshold: str, good: bool | None,
-            owner: str, mitigation: str) -> Risk:  # fmt: skip
+    def row(risk_id: str, kind: str, title: str, measure: str, value: float | None, op: Literal["<=", ">="],
+            need: float, owner: str, mitigation: str) -> Risk:  # fmt: skip
+        good = None if value is None else value >= need if op == ">=" else value <= need
         # Not measured is graded in the middle: unknown is not unlikely.
         return Risk(
             id=risk_id, kind=kind, title=title, measure=measure if value is not None else f"{measure} (not measured)",
-            value=value, threshold=threshold, severity=2, likelihood={True: 1, False: 3, None: 2}[good], owner=owner,
-            mitigation=mitigation, expires=expires, status="closed" if good and evidence else "open",
+            value=value, threshold=f"{op} {need:g}", severity=2, likelihood={True: 1, False: 3, None: 2}[good],
+            owner=owner, mitigation=mitigation, expires=expires, status="closed" if good and evidence else "open",
             source="standing risk", evidence=evidence,
         )  # fmt: skip
-
-    def at_least(value: float | None, need: float) -> bool | None:
-        return None if value is None else value >= need
-
-    def at_most(value: float | None, need: float) -> bool | None:
-        return None if value is None else value <= need
 
     alpha, over = candidate("preferences.agreement_alpha"), candidate("dpo.borderline_refused")
     opens = max((row["opened"] for row in holdouts), default=None)
@@ -240,22 +235,22 @@ def _standing(
     opens = None if opens is None else float(opens)
     return [
         row("standing-annotator-drift", "data", "raters drift apart or away from the rubric",
-            "agreement between raters (alpha)", alpha, ">= 0.4", at_least(alpha, 0.4), "data lead",
+            "agreement between raters (alpha)", alpha, ">=", 0.4, "data lead",
             "calibrate on the gold items again, every two weeks"),
         row("standing-bias-hotspots", "data", "one group of customers or topics is served worse",
-            "largest gap between groups", None, "<= 0.1", None, "data lead",
+            "largest gap between groups", None, "<=", 0.1, "data lead",
             "measure refusals and success by category and channel, on at least 100 items each"),
         row("standing-over-refusal", "model", "harmless requests are declined",
-            "share of borderline prompts refused", over, "<= 0.1", at_most(over, 0.1), "model lead",
+            "share of borderline prompts refused", over, "<=", 0.1, "model lead",
             "add counter-anchoring pairs: harmless look-alikes of harmful prompts"),
         row("standing-seed-instability", "model", "another seed gives another model",
-            "spread of the main metrics over seeds", None, "<= 0.05", None, "model lead",
+            "spread of the main metrics over seeds", None, "<=", 0.05, "model lead",
             "run the chain with two more seeds and compare summary.json"),
         row("standing-reward-hacking", "process", "the reward rises without the work",
-            "lower end of success above the best constant policy", above, ">= 0",
-            at_least(above, 0.0), "evaluation lead", "attack each reward part before training (notebook 06)"),
+            "lower end of success above the best constant policy", above, ">=", 0.0,
+            "evaluation lead", "attack each reward part before training (notebook 06)"),
         row("standing-overfit-to-evaluation", "process", "choices follow the evaluation set",
-            "executions that opened the most opened evaluation file", opens, f"<= {max_opens}",
-            at_most(opens, max_opens), "evaluation lead",
+            "executions that opened the most opened evaluation file", opens, "<=", max_opens,
+            "evaluation lead",
             "write a fresh held-out set, and open it once"),
     ]  # fmt: skip

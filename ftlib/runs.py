@@ -483,6 +483,13 @@ def stage_path(run_path: str | Path, notebook: str) -> Path:
     return Path(run_path) / "artifacts" / STAGE.get(notebook, notebook)
 
 
+def stage_folders(run_path: str | Path) -> list[Path]:
+    """The stage folders of a run that are there, in the order of the notebooks, others after."""
+    order = list(STAGE.values())
+    folders = [folder for folder in sorted((Path(run_path) / "artifacts").glob("*")) if folder.is_dir()]
+    return sorted(folders, key=lambda folder: order.index(folder.name) if folder.name in order else len(order))
+
+
 def is_complete(run_path: str | Path, notebook: str) -> bool:
     """Whether a notebook's work is there and still stands on what its upstream notebooks made.
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ftlib.files import append_line, mend_tail, to_json, utc_now
+from ftlib.files import append_line, mend_tail, to_json, utc_now, whole_lines
 from ftlib.rollout import Canary, Plan
 
 SHADOW, CANARY = "shadow", "canary"
@@ -121,8 +121,7 @@ class Log:
             ValueError: names the line that is no entry.
         """
         entries = []
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        lines = text.split("\n")[:-1]  # what has no newline yet is being written, or was when the router was killed
+        lines, _ = whole_lines(self.path)  # a piece at the end is being written, or was when the router was killed
         for number, line in enumerate(lines, start=1):
             try:
                 entry = json.loads(line)
