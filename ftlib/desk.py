@@ -382,7 +382,7 @@ def rollouts(model, tokenizer, cases: list[Case], **options) -> tuple[list[Traje
     Returns:
         The trajectory and the chat of each case.
     """
-    from ftlib.generate import chat_ids, sample
+    from ftlib.generate import Memory, chat_ids, sample
 
     schemas = tools()
     desks = [RefundDesk() for _ in cases]
@@ -390,7 +390,7 @@ def rollouts(model, tokenizer, cases: list[Case], **options) -> tuple[list[Traje
     for desk, case in zip(desks, cases, strict=True):
         desk.reset(asdict(case))
         chats.append(chat(case))
-    options = {"max_new_tokens": 64, **options}
+    options = {"max_new_tokens": 64, "memory": Memory(), **options}
     alive = list(range(len(cases)))
     for turn in range(MAX_CALLS + 1):
         prompts = chat_ids(tokenizer, [chats[i] for i in alive], tools=schemas)

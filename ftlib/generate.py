@@ -1,21 +1,28 @@
 """Sample many texts from a causal LM: one plain call, faster than `model.generate` on a CPU.
 
-What it saves: tokens that all prompts share (system prompt, few-shot examples, tools) are read once, and so are
-prompts that come several times; prompts are bucketed by length; key/value states go into one block of memory instead
-of being copied at each step; finished rows leave the batch; a draw looks at the top-k tokens only. A row's random
+What it saves: tokens that prompts share (system prompt, few-shot examples, tools) are read and held once, and prompts
+that come several times are read once; no row is padded (see `ragged`); finished rows leave, and waiting ones take their
+place; a conversation that goes on is not read again (`Memory`); a draw looks at the top-k tokens only. A row's random
 numbers depend on its own seed and index alone, so its text does not depend on its batch mates (but for rounding: a
 batch of another shape rounds differently).
 
-Left out on purpose: beam search, penalties, and any model that is not a decoder with an ordinary cache.
+Left out on purpose: beam search, penalties, and any model that `ragged` does not know.
 """
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
+from ftlib import ragged
 from ftlib.machine import trim_heap
 from ftlib.progress import bar as progress_bar
+
+READ_TOKENS = 4096  # prompt tokens read in one pass: enough for matrix products at full speed
+GROUP = 32  # rows that are read and stored together
+STATE_MB = 2048  # MB (2**20 bytes) of key/value states in flight
+FAMILY_TOKENS, FAMILY_SAVES = 16, 512  # rows with so many tokens in common are a family if that spares so many
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,8 @@ def sample(
     top_k: int = 50,
     top_p: float = 1.0,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int = 256,
+    memory: "Memory | None" = None,
     progress: str = "",
 ) -> list[Sample]:
     """Continue each prompt until a stop token or `max_new_tokens`.
@@ -62,41 +70,51 @@ def sample(
         top_k: draw among the k most likely tokens (at least 1).
         top_p: of these, keep the smallest set whose probability reaches top_p (arXiv 1904.09751, section 3.1).
         seed: with the row's index it fixes the row's draws.
+        batch_size: the most rows in flight; fewer where their states would take more than STATE_MB.
+        memory: what earlier calls have read of the same conversations; see `Memory`.
         progress: label of a progress bar; empty shows none.
 
     Returns:
         One Sample a prompt, in the order given.
 
     Raises:
-        ValueError: an empty prompt, or an option out of its range.
+        ValueError: an empty prompt, an option out of its range, or a model that `ragged` does not know.
     """
     import torch
 
     _check_options(prompts, max_new_tokens, temperature, top_k, top_p, batch_size)
-    stops = _stop_ids(model, tokenizer)
-    prefix = _shared_prefix(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    samples: list[Sample | None] = [None] * len(prompts)
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    rows = [_Row(i, ids, seed, max_new_tokens if temperature > 0 else 0) for i, ids in enumerate(prompts)]
+    stops = set(stop_ids(model, tokenizer))
     bar = progress_bar(
         total=len(prompts), desc=progress, unit="answer", disable=not progress, leave=False, mininterval=1.0
     )
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), bar:
-        prefix_cache = _read_prefix(model, prefix)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            draws = None
-            if temperature > 0:
-                draws = np.stack([np.random.default_rng([seed, i]).random(max_new_tokens) for i in rows])
-            batch = _Batch(model, [prompts[i][len(prefix) :] for i in rows], prefix_cache, len(prefix), max_new_tokens)
-            results = _decode(batch, stops, max_new_tokens, temperature, top_k, top_p, draws, bar)
-            del batch  # its cache goes before the next one comes
-            for i, (ids, logprobs, stopped) in zip(rows, results, strict=True):
-                samples[i] = Sample(tokenizer.decode(ids, skip_special_tokens=True).strip(), ids, logprobs, stopped)
+    with torch.inference_mode(), ragged.attention(model), bar:
+        waiting = _groups(model, rows, batch_size, max_new_tokens, memory)
+        flights: list[_Flight] = []
+        while waiting or flights:
+            while waiting and _has_room(flights, waiting[-1], batch_size):
+                flights.append(waiting.pop().start(model))
+            logits = torch.cat([flight.logits for flight in flights]).float()
+            tokens, logprobs = _choose(logits, [row for f in flights for row in f.rows], temperature, top_k, top_p)
+            _record(flights, tokens, logprobs, stops, max_new_tokens, bar)
+            for flight in flights:
+                flight.shrink(memory)
+            flights = [flight for flight in flights if flight.rows]
+            if flights:
+                ids = [row.ids[-1] for flight in flights for row in flight.rows]
+                for flight, part in zip(
+                    flights,
+                    ragged.step(model, [f.pool for f in flights], ids).split([f.pool.rows for f in flights]),
+                    strict=True,
+                ):
+                    flight.logits = part
     model.train(was_training)
-    trim_heap()  # the cache was the largest thing in memory
-    return samples
+    trim_heap()  # the states were the largest thing in memory
+    text = lambda ids: tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return [Sample(text(row.ids), row.ids, row.logprobs, row.stopped) for row in rows]
 
 
 def _check_options(prompts, max_new_tokens, temperature, top_k, top_p, batch_size) -> None:
@@ -110,10 +128,197 @@ def _check_options(prompts, max_new_tokens, temperature, top_k, top_p, batch_siz
         )
 
 
-def _stop_ids(model, tokenizer) -> list[int]:
+def stop_ids(model, tokenizer) -> list[int]:
+    """Token ids that end an answer: the model's and the tokenizer's."""
     stops = model.generation_config.eos_token_id
     stops = list(stops) if isinstance(stops, (list, tuple)) else [stops]
     return sorted({i for i in [*stops, tokenizer.eos_token_id] if i is not None})
+
+
+class _Row:
+    """One answer in the making."""
+
+    def __init__(self, index: int, prompt: list[int], seed: int, draws: int):
+        self.prompt = list(prompt)
+        self.draws = np.random.default_rng([seed, index]).random(draws) if draws else None
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.stopped = self.done = False
+
+
+class Memory:
+    """What was read of conversations that go on: a prompt that begins with an earlier one is read from there on.
+
+    For rollouts of several turns: each call's prompts are the last call's prompts, the answers, and something new. It
+    holds for one model with the weights that it has: `clear` it when they change.
+    """
+
+    def __init__(self):
+        self._held: dict[tuple[int, ...], list[tuple[list[int], ragged.Pool]]] = {}  # by prompt: answers, their states
+        self._prefixes: dict[tuple[int, ...], ragged.Prefix] = {}
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._held.clear()
+        self._prefixes.clear()
+
+    def keep(self, prompt: list[int], answer: list[int], pool: ragged.Pool, row: int) -> None:
+        """Keep the states of a row of a pool; it has read the prompt and these tokens of its answer."""
+        pool.held[row] = len(prompt) + len(answer) - pool.prefix_length  # a finished row may have been fed some more
+        self._held.setdefault(tuple(prompt), []).append((answer, pool.copy_of(row)))
+
+    def take(self, prompt: list[int]) -> ragged.Pool | None:
+        """The states of an earlier prompt that this one begins with, and of as much of an answer as comes next in it.
+
+        They are given away, and leave at least one token to read.
+        """
+        for length in sorted({len(earlier) for earlier in self._held}, reverse=True):
+            answers = self._held.get(tuple(prompt[:length])) if length < len(prompt) else None
+            if answers:
+                same = [len(os.path.commonprefix([answer, prompt[length:-1]])) for answer, _ in answers]
+                n, best = max((n, -i) for i, n in enumerate(same))
+                _, pool = answers.pop(-best)
+                pool.held[0] = length + n - pool.prefix_length
+                return pool
+        return None
+
+    def prefix(self, model, ids: list[int]) -> ragged.Prefix:
+        """The states of tokens that all rows of a call share; read once."""
+        if tuple(ids) not in self._prefixes:
+            self._prefixes[tuple(ids)] = ragged.read_prefix(model, ids)
+        return self._prefixes[tuple(ids)]
+
+
+@dataclass
+class _Group:
+    """Rows that wait to be read together: one prefix, about one length."""
+
+    rows: list[_Row]
+    pools: list[ragged.Pool] | None  # of each row: what was read of it before
+    prefix: ragged.Prefix | None
+    room: int  # tokens a row may add
+
+    @property
+    def capacity(self) -> int:
+        """The most tokens of its own that a row of the group will hold."""
+        return max(len(row.prompt) for row in self.rows) - (len(self.prefix.ids) if self.prefix else 0) + self.room
+
+    def start(self, model) -> "_Flight":
+        """Read the rows; equal prompts once."""
+        p = len(self.prefix.ids) if self.prefix else 0
+        distinct = list(dict.fromkeys(tuple(row.prompt) for row in self.rows)) if self.pools is None else None
+        prompts = distinct or [tuple(row.prompt) for row in self.rows]
+        fresh = lambda: ragged.Pool(self.prefix, len(prompts), self.capacity)
+        pool = ragged.joined(self.pools, self.capacity) if self.pools else fresh()
+        logits = []
+        for part in _portions([len(prompt) - p - n for prompt, n in zip(prompts, pool.held, strict=True)]):
+            new = [(pool, r, list(prompts[r][p + pool.held[r] :])) for r in part]
+            logits.append(ragged.read(model, new))
+        flight = _Flight(pool, self.rows, _cat(logits))
+        if distinct and len(distinct) < len(self.rows):
+            place = {prompt: r for r, prompt in enumerate(distinct)}
+            flight.take([place[tuple(row.prompt)] for row in self.rows])
+        return flight
+
+
+@dataclass
+class _Flight:
+    """Rows that are being answered: their pool, and the logits (R, V) of what each says next."""
+
+    pool: ragged.Pool
+    rows: list[_Row]
+    logits: object
+
+    def take(self, indices: list[int]) -> None:
+        """Go on with these rows of the pool."""
+        self.pool.select(indices)
+        self.logits = self.logits[indices]
+
+    def shrink(self, memory: Memory | None) -> None:
+        """Drop rows that are done, once there are enough of them: copying the states costs about a step."""
+        going = [i for i, row in enumerate(self.rows) if not row.done]
+        if len(going) > 0.8 * len(self.rows):
+            return
+        for i, row in enumerate(self.rows) if memory is not None else ():
+            if row.done:
+                memory.keep(row.prompt, row.ids[:-1], self.pool, i)
+        if going:
+            self.take(going)
+        self.rows = [self.rows[i] for i in going]
+
+
+def _has_room(flights: list[_Flight], group: _Group, batch_size: int) -> bool:
+    """May the group start beside these? A group alone always may."""
+    if not flights:
+        return True
+    rows = sum(flight.pool.rows for flight in flights) + len(group.rows)
+    largest = max(flight.pool.bytes_a_token for flight in flights)
+    tokens = sum(flight.pool.rows * flight.pool.capacity for flight in flights) + len(group.rows) * group.capacity
+    return rows <= batch_size and tokens * largest <= STATE_MB * 2**20
+
+
+def _cat(parts: list):
+    import torch
+
+    return torch.cat(parts)
+
+
+def _portions(lengths: list[int]) -> list[list[int]]:
+    """Indices in order, in portions of at most READ_TOKENS tokens, or of one row that is longer."""
+    portions, tokens = [[]], 0
+    for i, length in enumerate(lengths):
+        if portions[-1] and tokens + length > READ_TOKENS:
+            portions.append([])
+            tokens = 0
+        portions[-1].append(i)
+        tokens += length
+    return portions
+
+
+def _groups(model, rows: list[_Row], batch_size: int, room: int, memory: Memory | None) -> list[_Group]:
+    """All rows in groups, in reverse of the order in which they start (the last one is taken first)."""
+    held = {id(row): memory.take(row.prompt) for row in rows} if memory is not None else {}
+    groups = []
+    known: dict[int, list[_Row]] = {}
+    for row in rows:
+        if held.get(id(row)):
+            known.setdefault(id(held[id(row)].prefix), []).append(row)
+    for family in known.values():
+        for part in _of_one_length(family, batch_size):
+            pools = [held[id(row)] for row in part]
+            groups.append(_Group(part, pools, pools[0].prefix, room))
+    for prefix_ids, family in _families([row for row in rows if not held.get(id(row))]):
+        read = memory.prefix if memory is not None else ragged.read_prefix
+        prefix = read(model, prefix_ids) if prefix_ids else None
+        groups += [_Group(part, None, prefix, room) for part in _of_one_length(family, batch_size)]
+    return sorted(groups, key=lambda group: max(len(row.prompt) for row in group.rows))
+
+
+def _of_one_length(rows: list[_Row], batch_size: int) -> list[list[_Row]]:
+    """Longest first, in parts whose rows differ by little: little room is left empty. Equal prompts come together."""
+    parts: list[list[_Row]] = []
+    for row in sorted(rows, key=lambda row: (-len(row.prompt), row.prompt)):
+        full = not parts or len(parts[-1]) == min(GROUP, batch_size)
+        if full or len(row.prompt) < 0.75 * len(parts[-1][0].prompt) - 32:
+            parts.append([])
+        parts[-1].append(row)
+    return parts
+
+
+def _families(rows: list[_Row]) -> list[tuple[list[int], list[_Row]]]:
+    """(tokens that they begin with, rows): rows that share more than all rows do are a family, where it is worth it."""
+    shared = _shared_prefix([row.prompt for row in rows])
+    by_start: dict[tuple, list[_Row]] = {}
+    for row in rows:
+        by_start.setdefault(tuple(row.prompt[len(shared) : len(shared) + FAMILY_TOKENS]), []).append(row)
+    families, rest = [], []
+    for family in by_start.values():
+        own = _shared_prefix([row.prompt for row in family])
+        if (len(family) - 1) * (len(own) - len(shared)) >= FAMILY_SAVES:
+            families.append((own, family))
+        else:
+            rest += family
+    return [*families, *([(_shared_prefix([row.prompt for row in rest]), rest)] if rest else [])]
 
 
 def _shared_prefix(prompts: list[list[int]]) -> list[int]:
@@ -127,154 +332,29 @@ def _shared_prefix(prompts: list[list[int]]) -> list[int]:
     return list(low[: min(n, min(map(len, prompts)) - 1)])
 
 
-def _read_prefix(model, prefix: list[int]):
-    import torch
-    from transformers import DynamicCache
-
-    if not prefix:
-        return None
-    cache = DynamicCache()
-    ids = torch.tensor([prefix], device=model.device)
-    model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return [(layer.keys, layer.values) for layer in cache.layers]
-
-
-def _slab_cache(capacity: int, prefix_cache, batch: int):
-    """A cache whose layers write into one block, allocated once (`DynamicCache` copies all it has at each step)."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    class SlabLayer(DynamicLayer):
-        def lazy_initialization(self, key_states, value_states):
-            b, h, _, d = key_states.shape
-            self.dtype, self.device = key_states.dtype, key_states.device
-            self.key_block = key_states.new_empty(b, h, capacity, d)
-            self.value_block = value_states.new_empty(b, h, capacity, value_states.shape[-1])
-            self.keys, self.values = self.key_block[:, :, :0], self.value_block[:, :, :0]
-            self.is_initialized = True
-
-        def update(self, key_states, value_states, *args, **kwargs):
-            if not self.is_initialized:
-                self.lazy_initialization(key_states, value_states)
-            start = self.keys.shape[-2]
-            stop = start + key_states.shape[-2]
-            self.key_block[:, :, start:stop] = key_states
-            self.value_block[:, :, start:stop] = value_states
-            self.keys, self.values = self.key_block[:, :, :stop], self.value_block[:, :, :stop]
-            return self.keys, self.values
-
-        def batch_select_indices(self, indices):
-            length, n = self.keys.shape[-2], len(indices)
-            for name in ("key_block", "value_block"):
-                block = getattr(self, name)
-                if n > len(block):  # rows that were read once for several
-                    block = block[indices]
-                else:  # in place: a smaller block beside the old one, at each of many steps, would tear the heap
-                    block[:n] = block[indices]
-                setattr(self, name, block[:n])
-            self.keys, self.values = self.key_block[:, :, :length], self.value_block[:, :, :length]
-
-    cache = DynamicCache()
-    cache.layer_class_to_replicate = SlabLayer
-    for i, (keys, values) in enumerate(prefix_cache or []):
-        cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), i)
-    return cache
-
-
-class _Batch:
-    """Rows in flight: the cache, the attention mask, and each row's position. Shapes: B rows, P prefix, S suffix."""
-
-    def __init__(self, model, suffixes: list[list[int]], prefix_cache, prefix_length: int, max_new_tokens: int):
-        import torch
-
-        self.model = model
-        distinct = list(dict.fromkeys(map(tuple, suffixes)))  # the rollouts of one case begin alike: read once
-        place = {suffix: r for r, suffix in enumerate(distinct)}
-        rows = [place[tuple(suffix)] for suffix in suffixes]
-        suffixes = distinct
-        width = max(map(len, suffixes))
-        b = len(suffixes)
-        ids = torch.zeros(b, width, dtype=torch.long)
-        mask = torch.zeros(b, width, dtype=torch.long)
-        for r, suffix in enumerate(suffixes):  # padding stands between the shared prefix and the row's own tokens
-            ids[r, width - len(suffix) :] = torch.tensor(suffix)
-            mask[r, width - len(suffix) :] = 1
-        mask = torch.cat([torch.ones(b, prefix_length, dtype=torch.long), mask], dim=1)  # (B, P + S)
-        self.mask = mask.to(model.device)
-        positions = (self.mask.cumsum(1) - 1).clamp(min=0)
-        self.next_position = positions[:, -1:] + 1  # (B, 1)
-        self.cache = _slab_cache(prefix_length + width + max_new_tokens, prefix_cache, b)
-        self.logits = self._forward(ids.to(model.device), positions[:, prefix_length:])  # (B, V)
-        if len(rows) > b:
-            self.keep(torch.tensor(rows, device=model.device))
-
-    def _forward(self, ids, positions):
-        import torch
-
-        return self.model(
-            input_ids=ids,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            # As an index, not as the number 1: the slice that 1 gives is not contiguous, and for frozen weights PyTorch
-            # then copies the whole vocabulary matrix once a row (57 MB a row here: 7 GB for a batch of 128).
-            logits_to_keep=torch.tensor([ids.shape[1] - 1], device=ids.device),
-        ).logits[:, -1]
-
-    def step(self, ids) -> None:
-        """Feed one token a row, (B,), and compute the next logits."""
-        self.mask = self._append(self.mask)
-        self.logits = self._forward(ids[:, None], self.next_position)
-        self.next_position = self.next_position + 1
-
-    @staticmethod
-    def _append(mask):
-        import torch
-
-        return torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
-
-    def keep(self, indices) -> None:
-        """Go on with these rows: without those that have finished, or with one of them several times."""
-        self.mask, self.next_position = self.mask[indices], self.next_position[indices]
-        self.logits = self.logits[indices]
-        for layer in self.cache.layers:
-            layer.batch_select_indices(indices)
-
-
-def _decode(batch, stops, max_new_tokens, temperature, top_k, top_p, draws, bar):
-    """Token ids, log-probs and whether it stopped, for each row of the batch."""
+def _choose(logits, rows: list[_Row], temperature: float, top_k: int, top_p: float):
+    """The next token of each row and its log-prob under the untempered model; logits (R, V) in fp32."""
     import torch
 
-    n = batch.logits.shape[0]
-    ids_of, logprobs_of, stopped = [[] for _ in range(n)], [[] for _ in range(n)], [False] * n
-    alive = list(range(n))  # rows of the batch, as indices of the results
-    for step in range(max_new_tokens):
-        logits = batch.logits.float()
-        if temperature == 0:
-            tokens = logits.argmax(-1)
-        else:
-            u = torch.from_numpy(draws[alive, step]).to(logits.device, torch.float32)
-            tokens = _draw(logits / temperature, u, top_k, top_p)
-        logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
-        for row, token, logprob in zip(alive, tokens.tolist(), logprobs.tolist(), strict=True):
-            if not stopped[row]:  # a finished row may stay a few steps until the batch is made smaller
-                ids_of[row].append(token)
-                logprobs_of[row].append(logprob)
-                if token in stops:
-                    stopped[row] = True
-                    bar.update()
-        going = [j for j, row in enumerate(alive) if not stopped[row]]
-        if not going or step == max_new_tokens - 1:
-            break
-        if len(going) <= 0.8 * len(alive):  # copying the cache costs about a step: not for every single row
-            keep = torch.tensor(going, device=tokens.device)
-            batch.keep(keep)
-            tokens = tokens[keep]
-            alive = [alive[j] for j in going]
-        batch.step(tokens)
-    bar.update(stopped.count(False))
-    return list(zip(ids_of, logprobs_of, stopped, strict=True))
+    if temperature == 0:
+        tokens = logits.argmax(-1)
+    else:
+        u = [row.draws[min(len(row.ids), len(row.draws) - 1)] for row in rows]  # a row that is done may lag behind
+        u = torch.tensor(u, device=logits.device, dtype=torch.float32)
+        tokens = _draw(logits / temperature, u, top_k, top_p)
+    return tokens.tolist(), (logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
+
+
+def _record(flights: list[_Flight], tokens: list[int], logprobs: list[float], stops: set, limit: int, bar) -> None:
+    """Append the tokens; a finished row may stay a few steps until its flight is made smaller, and gets no more."""
+    for row, token, logprob in zip([row for f in flights for row in f.rows], tokens, logprobs, strict=True):
+        if row.done:
+            continue
+        row.ids.append(token)
+        row.logprobs.append(logprob)
+        row.stopped = token in stops
+        row.done = row.stopped or len(row.ids) == limit
+        bar.update(int(row.done))
 
 
 def _draw(logits, u, top_k: int, top_p: float):
@@ -307,6 +387,7 @@ class MergedCopy:
 
         self.model = plain_model.eval()
         self._pairs = []
+        self._merged: list = []
         base = peft_model.get_base_model()
         for name, target in plain_model.named_modules():
             if not isinstance(target, torch.nn.Linear):
@@ -322,12 +403,24 @@ class MergedCopy:
                     target.weight.copy_(weight)  # NF4 has rounded the layers without an adapter too
         self.refresh()
 
+    def is_stale(self) -> bool:
+        """Has the adapter changed since the last `refresh`? (A fused optimiser leaves no other trace of its steps.)"""
+        import torch
+
+        return not all(map(torch.equal, self._adapter(), self._merged))
+
+    def _adapter(self) -> list:
+        name = lambda module: module.active_adapters[0]
+        parts = [(m.lora_A[name(m)], m.lora_B[name(m)]) for m, _, _ in self._pairs]
+        return [part.weight.detach() for both in parts for part in both]
+
     def refresh(self):
         """Write W + B·A·scale for every adapted layer; returns the plain model."""
         import torch
 
         from ftlib.models import lora_delta
 
+        self._merged = [weight.clone() for weight in self._adapter()]
         with torch.no_grad():
             for module, target, weight in self._pairs:
                 target.weight.copy_(weight.to(torch.float32) + lora_delta(module))
@@ -335,20 +428,24 @@ class MergedCopy:
 
 
 @contextmanager
-def fast_rollouts(peft_model, merged: MergedCopy, tokenizer, *, seed: int, batch_size: int = 64):
+def fast_rollouts(peft_model, merged: MergedCopy, tokenizer, *, seed: int, batch_size: int = 256):
     """Inside, `peft_model.generate(...)` samples with the loop of this module from the merged copy.
 
     TRL's GRPOTrainer calls `generate` for each turn of its rollouts; this keeps its tool loop and takes over the
-    sampling alone. The copy is refreshed at each call: a fused optimiser changes weights without leaving a trace.
+    sampling alone. A turn reads what is new since the turn before. The copy is refreshed, and what was read forgotten,
+    when the adapter has changed; a pass of the trained model itself (scoring, training) frees that memory.
     """
     import torch
 
     calls = 0
+    memory = Memory()
 
     def generate(input_ids, attention_mask, generation_config, **_):
         nonlocal calls
         calls += 1
-        merged.refresh()
+        if merged.is_stale():
+            merged.refresh()
+            memory.clear()
         prompts = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
         samples = sample(
             merged.model,
@@ -360,6 +457,7 @@ def fast_rollouts(peft_model, merged: MergedCopy, tokenizer, *, seed: int, batch
             top_p=generation_config.top_p or 1.0,
             seed=seed * 100_003 + calls,
             batch_size=batch_size,
+            memory=memory,
         )
         width = max(len(s.token_ids) for s in samples)
         pad = tokenizer.pad_token_id
@@ -367,9 +465,11 @@ def fast_rollouts(peft_model, merged: MergedCopy, tokenizer, *, seed: int, batch
         return torch.cat([input_ids, new.to(input_ids.device)], dim=1)
 
     peft_model.generate = generate
+    hook = peft_model.register_forward_pre_hook(lambda *_: memory.clear())
     try:
         yield
     finally:
+        hook.remove()
         del peft_model.generate
 
 

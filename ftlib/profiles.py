@@ -20,7 +20,7 @@ class Profile:
     is_smoke: bool = False
     need_ram_mb: int = 8_000
     need_disk_mb: int = 2_000
-    sample_batch: int = 128  # rows sampled together
+    sample_batch: int = 256  # the most rows sampled together
     eval_rows: int = 0  # rows of each SFT task that are evaluated
     few_shot: int = 10  # examples in the few-shot prompt
     sft_rows: int = 0
@@ -68,7 +68,7 @@ PROFILES = {
     "gpu24": Profile("gpu24", device="cuda", need_disk_mb=12_000, sft_epochs=3, train_batch=16,
                      rft_steps=60, rft_prompts=8),
     "gpu80": Profile("gpu80", device="cuda", need_disk_mb=20_000, sft_epochs=3, train_batch=32,
-                     sample_batch=256, rft_steps=80, rft_prompts=16),
+                     rft_steps=80, rft_prompts=16),
 }  # fmt: skip
 
 

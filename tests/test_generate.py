@@ -9,7 +9,7 @@ from scipy import stats
 from tiny import STOPS, TinyTokenizer, next_logits, tiny_model, tiny_nf4_peft, tiny_peft
 from transformers import GenerationConfig
 
-from ftlib.generate import MergedCopy, _draw, chat_ids, fast_rollouts, logit_change, sample, sample_chats
+from ftlib.generate import Memory, MergedCopy, _draw, chat_ids, fast_rollouts, logit_change, sample, sample_chats
 from ftlib.models import load_model
 
 TOKENIZER = TinyTokenizer()
@@ -42,12 +42,15 @@ def ids_of(samples) -> list[list[int]]:
     return [s.token_ids for s in samples]
 
 
-def forward_shapes(model) -> list[tuple[int, ...]]:
-    """Shapes of `input_ids` of each forward pass from now on."""
-    seen: list[tuple[int, ...]] = []
-    model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
-    )
+def tokens_read(model) -> list[int]:
+    """Tokens of each forward pass from now on; the rows lie end to end in one stream."""
+    seen: list[int] = []
+
+    def note(module, args, kwargs):
+        assert len(kwargs["input_ids"]) == 1
+        seen.append(kwargs["input_ids"].numel())
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
     return seen
 
 
@@ -69,12 +72,59 @@ def test_equal_prompts_keep_one_token_of_their_own():
 
 
 def test_shared_tokens_are_read_once():
+    """A prefix of 10 tokens, then the rest of the six prompts, in two groups of three, and a step of each."""
     model = tiny_model()
-    seen = forward_shapes(model)
-    sample(model, TOKENIZER, random_prompts(6, prefix=10), max_new_tokens=2, batch_size=3)
-    assert seen[0] == (1, 10)
-    assert [shape[0] for shape in seen[1:]] == [3, 3, 3, 3]
-    assert max(shape[1] for shape in seen[1:]) <= 12
+    prompts = random_prompts(6, prefix=10)
+    own = sum(map(len, prompts)) - 60
+    seen = tokens_read(model)
+    sample(model, TOKENIZER, prompts, max_new_tokens=2, batch_size=3)
+    assert seen[0] == 10 and seen[2] == seen[4] == 3
+    assert seen[1] + seen[3] == own
+
+
+def test_no_token_of_padding_is_read():
+    model = tiny_model()
+    prompts = [[40] * n for n in (1, 30, 7)]
+    prompts[1][0], prompts[2][0] = 41, 42
+    seen = tokens_read(model)
+    samples = sample(model, TOKENIZER, prompts, max_new_tokens=1)
+    assert sum(seen) == 38
+    assert [s.token_ids[0] for s in samples] == [next_logits(model, p)[-1].argmax().item() for p in prompts]
+
+
+def test_families_share_more_than_all_rows_do(monkeypatch):
+    """Two system prompts of 30 and 20 tokens behind 4 common ones: each is read once, and the texts stay the same."""
+    model = tiny_model(stops=STOPS)
+    rng = np.random.default_rng(0)
+    systems = [[50, 51, 52, 53, first] + rng.integers(30, 98, n - 5).tolist() for first, n in ((60, 34), (61, 24))]
+    prompts = [systems[i % 2] + [40 + i] + rng.integers(30, 98, 3).tolist() for i in range(8)]
+    monkeypatch.setattr("ftlib.generate.FAMILY_SAVES", 40)
+    expected = stock_greedy(model, prompts, 15)
+    seen = tokens_read(model)
+    assert ids_of(sample(model, TOKENIZER, prompts, max_new_tokens=15)) == expected
+    assert sorted(seen[:2]) == [24, 34] and sum(seen[2:4]) == 8 * 4
+
+
+@pytest.mark.parametrize("groups, rows", [(1, 1), (4, 3), (32, 64)])
+def test_rows_that_wait_take_the_place_of_those_that_finish(groups, rows, monkeypatch):
+    """However few rows fit in, texts stay those of stock `generate`, and never are more rows in flight."""
+    model = tiny_model(stops=STOPS)
+    monkeypatch.setattr("ftlib.generate.GROUP", groups)
+    prompts = random_prompts(20, prefix=3)
+    assert ids_of(sample(model, TOKENIZER, prompts, max_new_tokens=20, batch_size=rows)) == stock_greedy(
+        model, prompts, 20
+    )
+
+
+def test_the_states_in_flight_stay_within_their_memory(monkeypatch):
+    """With room for one group, the next one is read when the one before it is through."""
+    model = tiny_model()
+    monkeypatch.setattr("ftlib.generate.STATE_MB", 0)
+    monkeypatch.setattr("ftlib.generate.GROUP", 2)
+    prompts = [[40 + i] * 4 for i in range(6)]
+    seen = tokens_read(model)
+    sample(model, TOKENIZER, prompts, max_new_tokens=3)
+    assert seen == [8, 2, 2] * 3
 
 
 def test_a_prompt_that_comes_several_times_is_read_once():
@@ -82,9 +132,9 @@ def test_a_prompt_that_comes_several_times_is_read_once():
     model = tiny_model(stops=STOPS)
     prompts = [p for p in random_prompts(2) for _ in range(4)]
     options = {"max_new_tokens": 12, "temperature": 1.0, "seed": 5}
-    seen = forward_shapes(model)
+    seen = tokens_read(model)
     together = ids_of(sample(model, TOKENIZER, prompts, **options))
-    assert seen[0][0] == 2 and seen[1][0] > 4
+    assert seen[0] == len(prompts[0]) + len(prompts[4]) and 4 < seen[1] <= 8
     assert together == ids_of(sample(model, TOKENIZER, prompts, batch_size=1, **options))
     assert len(set(map(tuple, together[:4]))) > 1
 
@@ -97,15 +147,6 @@ def test_a_frozen_vocabulary_matrix_is_not_copied_for_each_row():
     products = [e.input_shapes for e in profile.events() if e.name in ("aten::mm", "aten::bmm", "aten::addmm")]
     head = [shapes for shapes in products if any(100 in shape for shape in shapes)]
     assert head and all(shape in ([6, 32], [32, 100]) for shapes in head for shape in shapes[:2])
-
-
-def test_prompts_of_like_length_are_read_together():
-    model = tiny_model()
-    seen = forward_shapes(model)
-    prompts = [[40], [41] * 12, [42], [43] * 12]
-    samples = sample(model, TOKENIZER, prompts, max_new_tokens=1, batch_size=2)
-    assert seen == [(2, 12), (2, 1)]
-    assert [s.token_ids[0] for s in samples] == [next_logits(model, p)[-1].argmax().item() for p in prompts]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
@@ -225,22 +266,24 @@ def test_stop_tokens_end_a_row_and_are_not_in_its_text():
     assert {s.token_ids[-1] for s in samples if s.stopped} == stops
 
 
-def test_finished_rows_leave_the_batch():
+def test_finished_rows_leave_the_batch(monkeypatch):
     model = tiny_model(stops=STOPS)
-    seen = forward_shapes(model)
+    monkeypatch.setattr("ftlib.generate.GROUP", 40)
+    seen = tokens_read(model)
     samples = sample(model, TOKENIZER, random_prompts(40), max_new_tokens=40, temperature=1.5)
-    rows = [shape[0] for shape in seen]
-    assert rows[0] == 40
+    rows = seen[1:]  # after the prompts
     assert rows == sorted(rows, reverse=True)
-    for step in range(1, len(rows)):  # rows of the step after token `step`: at most 1.25 times those still going
+    for step, n in enumerate(
+        rows, start=1
+    ):  # rows of the step after token `step`: at most 1.25 times those still going
         going = sum(len(s.token_ids) > step for s in samples)
-        assert going <= rows[step] <= going / 0.8
-    assert len(rows) == max(len(s.token_ids) for s in samples)
+        assert going <= n <= going / 0.8
+    assert len(seen) == max(len(s.token_ids) for s in samples)
 
 
 def test_nothing_is_computed_after_the_last_row_stopped():
     model = tiny_model(stops=list(range(100)))
-    seen = forward_shapes(model)
+    seen = tokens_read(model)
     samples = sample(model, TOKENIZER, random_prompts(5), max_new_tokens=30)
     assert [len(s.token_ids) for s in samples] == [1] * 5
     assert len(seen) == 1
@@ -392,6 +435,65 @@ def test_fast_rollouts_answer_generate_and_put_it_back():
         assert row[: len(s.token_ids)] == s.token_ids
         assert set(row[len(s.token_ids) :]) <= {TOKENIZER.pad_token_id}
     assert out.shape != again.shape or not torch.equal(out, again)  # each call draws anew
+
+
+def conversation(model, turns: int, *, memory: Memory | None) -> list[list[int]]:
+    """Three rows, each turn the last prompt, the answer, and four new tokens; the ids of every answer."""
+    prompts, said = random_prompts(3, prefix=12), []
+    for turn in range(turns):
+        samples = sample(model, TOKENIZER, prompts, max_new_tokens=9, temperature=1.0, seed=turn, memory=memory)
+        said += ids_of(samples)
+        prompts = [p + s.token_ids + [90 - i] * 4 for i, (p, s) in enumerate(zip(prompts, samples, strict=True))]
+    return said
+
+
+def test_a_conversation_that_goes_on_is_read_from_where_it_stood():
+    """The same answers as without memory; a turn reads four new tokens a row, and the last one that was said."""
+    model = tiny_model(stops=STOPS)
+    expected = conversation(model, 4, memory=None)
+    seen = tokens_read(model)
+    assert conversation(model, 4, memory=Memory()) == expected
+    own = sum(len(prompt) - 12 for prompt in random_prompts(3, prefix=12))
+    assert sum(n for n in seen if n > 3) == 12 + own + 3 * 3 * 5  # passes of 3 tokens or fewer are steps
+
+
+def test_memory_takes_what_agrees_and_no_more():
+    """The second prompt goes on with other words than were sampled: they are read anew, and nothing else is."""
+    model, memory = tiny_model(), Memory()
+    prompt = [*random_prompts(1)[0], 50]
+    (first,) = sample(model, TOKENIZER, [prompt], max_new_tokens=6, memory=memory)
+    other = [*prompt, *first.token_ids[:3], 98 - first.token_ids[3], 32, 33]
+    (expected,) = sample(model, TOKENIZER, [other], max_new_tokens=6)
+    seen = tokens_read(model)
+    (again,) = sample(model, TOKENIZER, [other], max_new_tokens=6, memory=memory)
+    assert seen[0] == 3 and again.token_ids == expected.token_ids
+
+
+def test_the_same_prompt_again_is_no_continuation():
+    model, memory = tiny_model(stops=STOPS), Memory()
+    prompts = random_prompts(3, prefix=4)
+    one = ids_of(sample(model, TOKENIZER, prompts, max_new_tokens=6, memory=memory))
+    assert ids_of(sample(model, TOKENIZER, prompts, max_new_tokens=6, memory=memory)) == one
+
+
+def test_fast_rollouts_remember_turns_until_the_adapter_changes():
+    policy = tiny_peft()
+    copy = MergedCopy(policy, tiny_model())
+    seen = tokens_read(copy.model)
+    with fast_rollouts(policy, copy, TOKENIZER, seed=4):
+        ids, out = call_generate(policy, [[40, 41, 42, 43]], do_sample=False)
+        following = [*out[0].tolist(), 50, 51]
+        seen.clear()
+        call_generate(policy, [following], do_sample=False)
+        assert seen[0] == 3  # what is new, and the last token of the turn before
+        change_adapter(policy)  # a pass of the policy itself, and other weights
+        seen.clear()
+        call_generate(policy, [[*following, 52]], do_sample=False)
+        assert seen[0] == len(following) + 1
+        policy(input_ids=torch.tensor([following]))
+        seen.clear()
+        call_generate(policy, [[*following, 52, 53]], do_sample=False)
+        assert seen[0] == len(following) + 2
 
 
 def test_fast_rollouts_put_generate_back_after_an_error():
