@@ -30,7 +30,7 @@ ORDER = (
     "files", "records", "ledger", "lineage", "machine", "progress", "parameters", "runs",
     "models", "profiles",
     "criteria", "scorecard", "quality", "store", "ratings", "agreement", "pairs",
-    "ragged", "generate", "train", "lean", "tasks",
+    "ragged", "generate", "train", "tree", "lean", "tasks",
     "safety", "judges", "gates", "rollout", "serve",
     "desk", "rewards",
     "summary", "sheets", "risks", "holdouts", "roadmap", "cards", "plots", "show", "exercises", "evidence", "pack",

@@ -8,7 +8,7 @@ from datasets import Dataset
 from tiny import tiny_model, tiny_nf4_peft, tiny_peft
 from trl.trainer.utils import add_fused_lm_head
 
-from ftlib import lean
+from ftlib import lean, tree
 
 FIELDS = ("loss", "log_probs", "entropy", "mean_logits", "is_top1", "label_mask")
 
@@ -44,7 +44,12 @@ def run(model, given: dict, **more):
 def test_same_numbers_and_gradients_as_trl(temperature, more):
     trl, ours = tiny_peft(3), tiny_peft(3)
     trainer_of(trl, temperature=temperature)
-    assert lean.speed_up(trainer_of(ours, temperature=temperature)) == {"head": True, "attention": True, "unpacked": 0}
+    assert lean.speed_up(trainer_of(ours, temperature=temperature)) == {
+        "head": True,
+        "attention": True,
+        "unpacked": 0,
+        "adapters": 14,
+    }
     expected, expected_grads = run(trl, batch(), **more)
     got, grads = run(ours, batch(), **more)
     for name in FIELDS:
@@ -73,12 +78,14 @@ def shared_batch(*, left_padded: bool, system: int = 0, rows: int = 4) -> dict:
 
 @pytest.mark.parametrize("left_padded", [False, True])
 @pytest.mark.parametrize(
-    "system, rows, passes",  # the last token of an answer predicts nothing: it is not read
-    [(0, 4, [(2, 4), (4, 3)]), (10, 4, [(1, 10), (2, 4), (4, 3)]), (10, 2, [(1, 10), (2, 6)])],
+    "system, rows, tokens",  # the last token of an answer predicts nothing: it is not read
+    [(0, 4, 7 + 2 + 1 + 1 + 3), (10, 4, 10 + 7 + 2 + 1 + 1 + 3), (10, 2, 10 + 6 + 4), (0, 2, 6 + 4)],
 )
+@pytest.mark.parametrize("scores", [320 * 320, 0])  # attention as products of matrices, and PyTorch's fused one
 def test_what_rows_share_is_read_once_and_gives_the_same_numbers_and_gradients(
-    system, rows, passes, left_padded, monkeypatch
+    system, rows, tokens, left_padded, scores, monkeypatch
 ):
+    monkeypatch.setattr(tree, "PLAIN_SCORES", scores)
     given = lambda: shared_batch(left_padded=left_padded, system=system, rows=rows)
     trl, ours = tiny_peft(3), tiny_peft(3)
     trainer_of(trl)
@@ -90,7 +97,7 @@ def test_what_rows_share_is_read_once_and_gives_the_same_numbers_and_gradients(
         inner, "forward", lambda *a, **k: (read.append(tuple(k["input_ids"].shape)), inner_forward(*a, **k))[1]
     )
     got, grads = run(ours, given())
-    assert read == passes
+    assert read == [(1, tokens)]
     for name in FIELDS:
         torch.testing.assert_close(getattr(got, name), getattr(expected, name), atol=1e-5, rtol=1e-4, msg=name)
     for name, grad in grads.items():
@@ -103,9 +110,9 @@ def test_answers_of_one_token_cost_no_more_than_their_prompts():
     first = (given["labels"] != -100).int().argmax(1)
     after = torch.arange(9) > first[:, None]
     given["labels"][after], given["attention_mask"][after] = -100, 0
-    found = lean._SharedPrompts.find(**given)
-    assert found.passes == [([[5, 6, 7, 8], [9, 8, 7]], [0, 0])]
-    assert found.scored == [(0, 0, 3), (0, 1, 2), (0, 0, 3), (0, 1, 2)]
+    found = tree.Tree.of(**given)
+    assert found.segments == [([5, 6, 7, 8], None), ([9, 8, 7], None)]
+    assert found.scored == [(0, 3), (1, 2), (0, 3), (1, 2)]
 
 
 @pytest.mark.parametrize("change", ["hole", "no mask", "no prompt", "other input"])
@@ -119,7 +126,7 @@ def test_a_batch_that_is_not_plain_is_read_as_it_stands(change):
         del given["attention_mask"]
     else:
         given["position_ids"] = torch.arange(9).expand(4, 9)
-    assert lean._SharedPrompts.find(**given) is None
+    assert tree.Tree.of(**given) is None
 
 
 def test_nf4_weights_are_unpacked_once_and_give_the_same_numbers_and_gradients(tmp_path):
@@ -133,6 +140,113 @@ def test_nf4_weights_are_unpacked_once_and_give_the_same_numbers_and_gradients(t
     assert grads.keys() == expected_grads.keys() and len(grads) == 28
     for name, grad in grads.items():
         torch.testing.assert_close(grad, expected_grads[name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("rows", [1, 3, 200])
+def test_the_head_of_a_frozen_vocabulary_gives_what_the_plain_one_does(rows, temperature, monkeypatch):
+    """Seven positions in portions of 1, 3 and all; values, and the gradient of a weighted sum of log-probs."""
+    monkeypatch.setattr(lean, "HEAD_ROWS", rows)
+    torch.manual_seed(0)
+    hidden, head = torch.randn(7, 16), torch.nn.Linear(16, 30, bias=False).requires_grad_(False)
+    targets, weights = torch.tensor([3, 29, 0, 7, 7, 1, 2]), torch.arange(7.0) - 2
+    one, two = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    expected = lean._score_plainly(one, head, targets, temperature)
+    got = lean._score_frozen()(two, head.weight, targets, temperature)
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    (expected[0] * weights).sum().backward()
+    (got[0] * weights).sum().backward()
+    torch.testing.assert_close(two.grad, one.grad, atol=1e-5, rtol=1e-5)
+    assert not any(other.requires_grad for other in got[1:])
+
+
+def test_a_head_that_trains_keeps_its_gradient():
+    model = tiny_model(2)  # nothing is frozen here, and the vocabulary matrix is the embedding too
+    lean.speed_up(trainer_of(model))
+    model(**batch(), fused_lm_head=True).loss.backward()
+    assert float(model.lm_head.weight.grad.abs().sum()) > 0
+
+
+def test_slopes_of_a_bf16_head_are_rounded_once():
+    """A target that is almost sure: its slope is small, and must not be the difference of two large rounded numbers."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, 30, bias=False).requires_grad_(False)
+    hidden = (head.weight[5] * 60)[None].detach()
+    targets = torch.tensor([5])
+    grads = {}
+    for dtype in (torch.float64, torch.bfloat16):
+        h = hidden.to(dtype).requires_grad_()
+        weight = head.weight.to(torch.bfloat16).to(dtype)
+        if dtype == torch.float64:
+            (h @ weight.t()).log_softmax(-1)[0, 5].backward()
+        else:
+            lean._score_frozen()(h, weight, targets, 1.0)[0].sum().backward()
+        grads[dtype] = h.grad.double()
+    size = grads[torch.float64].abs().max()
+    assert 0 < size < 0.5 and (grads[torch.bfloat16] - grads[torch.float64]).abs().max() < 0.1 * size
+
+
+def adapted(**lora):
+    """One product of 6 to 4 numbers with a LoRA of rank 2, B not zero, inside a PEFT model."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    given = {"r": 2, "lora_alpha": 6, "target_modules": ["0"], "init_lora_weights": False, **lora}
+    return get_peft_model(torch.nn.Sequential(torch.nn.Linear(6, 4)), LoraConfig(**given)).train()
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (2, 3, 6)])
+def test_an_adapter_added_in_place_gives_pefts_numbers_and_gradients(shape):
+    """y = x W' + b + 3 x A' B' with rank 2 and alpha 6; gradients of x, A and B, and none where it is off."""
+    plain, ours = adapted(), adapted()
+    assert lean._lean_adapters(ours) == 1
+    found = []
+    for model in (plain, ours):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        y = model(x)
+        y.square().sum().backward()
+        with model.disable_adapter():
+            off = model(x)
+        a, b = (p for p in model.parameters() if p.requires_grad)
+        found.append((y, off, x.grad, a.grad, b.grad))
+        by_hand = off + 3 * (x @ a.t()) @ b.t()
+        torch.testing.assert_close(y, by_hand)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("odd", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}])
+def test_other_adapters_keep_pefts_way(odd):
+    assert lean._lean_adapters(adapted(**odd)) == 0
+
+
+@pytest.mark.parametrize("kind", ["soft cap", "sinks"])
+def test_plain_attention_of_other_families(kind):
+    """A soft cap and a window are kept, in a padded batch and as a tree; attention sinks are left to the model."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM, GptOssConfig, GptOssForCausalLM
+
+    sizes = {
+        "vocab_size": 100, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3, "pad_token_id": 0,
+    }  # fmt: skip
+    if kind == "soft cap":
+        capped = Gemma2Config(**sizes, sliding_window=3, query_pre_attn_scalar=8, attn_logit_softcapping=2.0)
+        model = Gemma2ForCausalLM(capped).eval()
+    else:
+        model = GptOssForCausalLM(GptOssConfig(**sizes, num_local_experts=2, num_experts_per_tok=1)).eval()
+    given = {name: batch()[name] for name in ("input_ids", "attention_mask")}
+    seen = given["attention_mask"].bool()
+    model.set_attn_implementation("eager")
+    expected = model(**given)
+    last = model.model(**given).last_hidden_state
+    assert tree.set_attention(model) is (kind == "soft cap")
+    torch.testing.assert_close(model(**given).logits[seen], expected.logits[seen], atol=1e-4, rtol=1e-3)
+    if kind == "soft cap":
+        got = tree.Tree.of(**batch()).hidden(model.model)
+        carries = batch()["labels"] != -100
+        torch.testing.assert_close(got, last[carries.roll(-1, 1)], atol=1e-4, rtol=1e-3)
 
 
 def test_the_loss_by_hand():
@@ -175,19 +289,6 @@ def test_sampling_is_as_it_was():
     assert model.generate(ids, **options).tolist() == plain.generate(ids, **options).tolist()
 
 
-def test_long_rows_keep_fused_attention():
-    model = tiny_model()
-    set_up = lean.speed_up(trainer_of(model, rows=[[5] * 8, [5] * (lean.SHORT_ROWS + 1)]))
-    assert set_up == {"head": True, "attention": False, "unpacked": 0} and model.config._attn_implementation == "sdpa"
-
-
-def test_preference_rows_count_prompt_and_both_answers():
-    trainer = trainer_of(tiny_model())
-    row = {"prompt_ids": [[5] * 300], "chosen_ids": [[5] * 15], "rejected_ids": [[5] * 6]}
-    trainer.train_dataset = Dataset.from_dict(row)
-    assert not lean.speed_up(trainer)["attention"]
-
-
 def test_a_head_that_scales_keeps_trls_way():
     model = tiny_model()
     trainer = trainer_of(model)
@@ -205,4 +306,7 @@ def test_nothing_changes_off_the_cpu():
     model = tiny_model().to("meta")
     before = model.forward
     trainer = SimpleNamespace(model=model, accelerator=SimpleNamespace(unwrap_model=lambda wrapped: wrapped))
-    assert lean.speed_up(trainer) == {"head": False, "attention": False, "unpacked": 0} and model.forward == before
+    assert (
+        lean.speed_up(trainer) == {"head": False, "attention": False, "unpacked": 0, "adapters": 0}
+        and model.forward == before
+    )

@@ -1,0 +1,37 @@
+"""What this machine can do at best: a large matrix product in the profile's dtype, and copying memory."""
+
+import time
+
+from ftlib.profiles import resolve
+
+
+def run(variant: str = "ours") -> dict:
+    """Median of nine: GFLOP/s of a product of (2048, 2048) matrices, GB/s read and written by a copy of 256 MB."""
+    import torch
+
+    profile = resolve("auto")
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[profile.dtype]
+    a = torch.randn(2048, 2048, device=profile.device).to(dtype)
+    source = torch.zeros(64 * 2**20, device=profile.device)
+    target = torch.zeros_like(source)
+    product = _median_seconds(lambda: a @ a, profile.device)
+    copy = _median_seconds(lambda: target.copy_(source), profile.device)
+    return {
+        "seconds": product + copy,
+        "dtype": profile.dtype,
+        "gflop_a_second": 2 * 2048**3 / product / 1e9,
+        "gb_a_second": 2 * source.numel() * 4 / copy / 1e9,
+    }
+
+
+def _median_seconds(work, device: str, *, repeats: int = 9) -> float:
+    import torch
+
+    times = []
+    for _ in range(repeats + 2):  # the first two warm up
+        started = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return sorted(times[2:])[repeats // 2]

@@ -1,0 +1,127 @@
+"""Stock against ours: sampling, and training steps of SFT, DPO and GRPO, on the embedded model.
+
+Each figure comes from processes that take turns (stock, ours, stock, ours), so that a slow spell of the machine hits
+both, and stands beside a check that the work was the same: greedy texts, drawn frequencies, losses. What stock is, is
+written in `cases/sampling.py` and `cases/training.py`.
+"""
+
+import statistics
+import sys
+import time
+
+from benchmarks import check
+from benchmarks.cases import ROOT, in_process, side_by_side, sampling
+
+MFLOP_A_TOKEN = 2 * 134.5  # of the embedded model's forward pass, head included: two a weight
+MIXED = {"size": 256, "mixed": True, "batch": 64}
+SIZES = (1, 16, 64, 256)
+TRAINING = {"sft": {}, "dpo_nf4": {"kind": "dpo", "nf4": True}, "dpo": {}, "grpo": {}}
+GATE_ROWS = 100_000
+
+
+def measure() -> dict:
+    """{"ceilings", "rows", "checks"}; about an hour on two cores."""
+    ceilings = in_process("ceiling", "ours")
+    rows, checks = [], []
+    for part in (_sampling, _training, _library):
+        more_rows, more_checks = part()
+        rows += more_rows
+        checks += more_checks
+    for row in rows:
+        if "ours_tokens_a_second" in row:
+            row["share_of_ceiling"] = row["ours_tokens_a_second"] * MFLOP_A_TOKEN / 1e3 / ceilings["gflop_a_second"]
+    return {"ceilings": ceilings, "rows": rows, "checks": checks}
+
+
+def _ratio(found: dict[str, list[dict]], of) -> tuple[float, list[float]]:
+    """Ours over stock of a rate: the ratio of the medians, and the least and the largest of the pairs' ratios."""
+    rates = {variant: [of(result) for result in results] for variant, results in found.items()}
+    pairs = [b / a for a, b in zip(rates["stock"], rates["ours"], strict=True)]
+    return statistics.median(rates["ours"]) / statistics.median(rates["stock"]), [min(pairs), max(pairs)]
+
+
+def _row(name: str, found: dict[str, list[dict]], unit: str, of) -> dict:
+    """A line of the table: medians of the rate and of the peak memory, and how far the rates spread."""
+    line = {"what": name, "unit": unit, "dtype": found["ours"][0]["dtype"]}
+    for variant, results in found.items():
+        rates = sorted(map(of, results))
+        line |= {
+            f"{variant}_{unit}_a_second": statistics.median(rates),
+            f"{variant}_spread": [rates[0], rates[-1]],
+            f"{variant}_peak_mb": statistics.median(result["peak_rss_mb"] for result in results),
+        }
+    return line | {"ratio": _ratio(found, of)[0]}
+
+
+def _sampling() -> tuple[list[dict], list[dict]]:
+    rate = lambda result: result["tokens"] / result["seconds"]
+    rows, checks = [], []
+    for drawn in (False, True):
+        found = side_by_side("sampling", drawn=drawn, **MIXED)
+        name = f"sampling_256_mixed_{'drawn' if drawn else 'greedy'}"
+        rows.append(_row(name, found, "tokens", rate))
+        value, spread = _ratio(found, rate)
+        checks.append(check(f"{name}_vs_stock", value, ">=", 3.0, n=len(found["ours"]), spread=spread))
+        if not drawn:
+            checks += _same_texts(found)
+    for size in SIZES:
+        found = side_by_side("sampling", repeats=1, drawn=False, size=size, mixed=False, batch=size)
+        rows.append(_row(f"sampling_{size}_short_greedy", found, "tokens", rate))
+    return rows, checks
+
+
+def _same_texts(found: dict[str, list[dict]]) -> list[dict]:
+    """Greedy answers of both: where they differ, the two logits must be nearer than the dtype's noise."""
+    one, two = found["stock"][0]["ids"], found["ours"][0]["ids"]
+    noise = {"fp32": 1e-3, "bf16": 0.25, "fp16": 0.05}[found["ours"][0]["dtype"]]
+    gaps = sampling.gaps(one, two, size=MIXED["size"], mixed=True) if one != two else []
+    same = sum(a == b for a, b in zip(one, two, strict=True))
+    print(f"  greedy texts: {same} of {len(one)} the same; gaps {[round(gap, 4) for gap in gaps]}", file=sys.stderr)
+    largest = max(gaps, default=0.0)
+    return [check("greedy_largest_logit_gap", largest, "<=", noise, n=len(one), spread=[min(gaps, default=0), largest])]
+
+
+def _training() -> tuple[list[dict], list[dict]]:
+    rate = lambda result: result["units"] / result["seconds"]
+    unit = {"sft": "tokens", "dpo": "pairs", "dpo_nf4": "pairs", "grpo": "steps"}
+    rows, checks = [], []
+    for name, options in TRAINING.items():
+        options = {"kind": name} | options
+        found = side_by_side("training", **options)
+        row = _row(name, found, unit[name], rate)
+        rows.append(row | {f"{variant}_losses": results[0]["losses"] for variant, results in found.items()})
+        value, spread = _ratio(found, rate)
+        checks.append(check(f"{name}_vs_stock", value, ">=", 2.0, n=len(found["ours"]), spread=spread))
+        if name == "grpo":
+            share = row["ours_peak_mb"] / row["stock_peak_mb"]
+            checks.append(check("grpo_peak_memory_vs_stock", share, "<=", 1 / 3, n=2, spread=[share, share]))
+        reference = in_process("training", "reference", **options)
+        checks += _same_course(name, found["ours"][0], reference)
+    return rows, checks
+
+
+def _same_course(name: str, ours: dict, reference: dict) -> list[dict]:
+    """The largest difference from the slow fp32 reference, of the first 20 losses and gradient norms."""
+    target = 1e-4 if ours["dtype"] == "fp32" else 1e-2
+    checks = []
+    for what in ("losses", "grad_norms"):
+        pairs = list(zip(ours[what], reference[what], strict=True))[:20]
+        apart = [abs(a - b) / max(1.0, abs(b)) for a, b in pairs]
+        checks.append(
+            check(f"{name}_{what}_vs_fp32", max(apart), "<=", target, n=len(apart), spread=[min(apart), max(apart)])
+        )
+    return checks
+
+
+def _library() -> tuple[list[dict], list[dict]]:
+    """Import time, and the data gates on 100,000 rows."""
+    found = in_process("imports", "ours")
+    gates = in_process("data_gates", "ours", rows=GATE_ROWS)
+    one = lambda id, value, target: check(id, value, "<=", target, n=1, spread=[value, value])
+    checks = [
+        one("import_seconds", found["seconds"], 0.3),
+        one("import_heavy_packages", len(found["heavy"]), 0),
+        one("data_gates_100k_seconds", gates["seconds"], 60),
+        one("data_gates_100k_peak_mb", gates["peak_rss_mb"], 2048),
+    ]
+    return [{"what": "data_gates_100k", **gates}], checks
