@@ -7,10 +7,9 @@ written in `cases/sampling.py` and `cases/training.py`.
 
 import statistics
 import sys
-import time
 
 from benchmarks import check
-from benchmarks.cases import ROOT, in_process, side_by_side, sampling
+from benchmarks.cases import in_process, sampling, side_by_side
 
 MFLOP_A_TOKEN = 2 * 134.5  # of the embedded model's forward pass, head included: two a weight
 MIXED = {"size": 256, "mixed": True, "batch": 64}

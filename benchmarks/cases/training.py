@@ -119,13 +119,13 @@ def _dpo(variant, profile, dtype, nf4, seed, folder):
 def _grpo(variant, profile, dtype, nf4, seed, folder):
     """Two steps of four cases with eight given rollouts each, three turns a rollout; units: steps.
 
-    Stock takes a step's rollouts in one pass, ours in four. The rollouts come through TRL's `rollout_func`.
+    Stock takes a step's rollouts in one pass, ours in eight. The rollouts come through TRL's `rollout_func`.
     """
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     n = CASES * ROLLOUTS
-    micro = n if variant == "stock" else ROLLOUTS
+    micro = n if variant == "stock" else ROLLOUTS // 2
     tokenizer = models.load_tokenizer("embedded")
     cases = desk.make_cases(CASES * GRPO_STEPS, seed=seed)
     given = _Rollouts(tokenizer, desk.old_log(desk.make_cases(n, seed=seed + 1), new_share=0.5, seed=seed))

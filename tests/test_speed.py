@@ -1,0 +1,58 @@
+"""The speed benchmark's arithmetic, by hand; and one small case run for real, stock beside ours."""
+
+import pytest
+
+from benchmarks import speed
+from benchmarks.cases import in_process, sampling
+
+
+def results(*pairs: tuple[float, float], **more) -> list[dict]:
+    return [{"tokens": t, "seconds": s, "peak_rss_mb": 100 * s, "dtype": "fp32"} | more for t, s in pairs]
+
+
+RATE = lambda result: result["tokens"] / result["seconds"]
+
+
+def test_the_ratio_is_of_medians_and_its_spread_of_pairs():
+    """Stock 10 and 20 tokens/s, ours 40 and 50: medians 15 and 45; pairs 4 and 2.5."""
+    found = {"stock": results((10, 1), (20, 1)), "ours": results((40, 1), (100, 2))}
+    value, spread = speed._ratio(found, RATE)
+    assert value == pytest.approx(3.0) and spread == [2.5, 4.0]
+
+
+def test_a_row_says_rates_spread_and_memory():
+    found = {"stock": results((10, 1), (20, 1)), "ours": results((40, 1), (100, 2))}
+    row = speed._row("sampling", found, "tokens", RATE)
+    assert row["stock_tokens_a_second"] == 15 and row["ours_spread"] == [40, 50]
+    assert row["ours_peak_mb"] == 150 and row["ratio"] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("dtype, holds", [("fp32", False), ("bf16", True)])
+def test_losses_are_compared_with_the_reference(dtype, holds):
+    """2.000 against 2.002 is a part in a thousand: too much in fp32, rounding in bf16; gradients are the same."""
+    ours = {"dtype": dtype, "losses": [0.5, 2.002], "grad_norms": [1.0, 1.0]}
+    losses, norms = speed._same_course("sft", ours, {"losses": [0.5, 2.0], "grad_norms": [1.0, 1.0]})
+    assert losses["value"] == pytest.approx(0.001) and losses["holds"] is holds and losses["n"] == 2
+    assert norms["value"] == 0 and norms["holds"]
+
+
+def test_mixed_prompts_are_of_many_lengths_and_the_same_for_a_seed():
+    mixed = sampling.chats(64, mixed=True, seed=3)
+    lengths = sorted(len(chat[-1]["content"]) for chat in mixed)
+    assert len(mixed) == 64 and mixed == sampling.chats(64, mixed=True, seed=3)
+    assert lengths[-1] > 5 * lengths[0]
+    assert any(len(chat) > 2 for chat in mixed) and any(len(chat) == 2 for chat in mixed)
+
+
+def test_a_case_in_a_process_of_its_own():
+    """Four prompts and three tokens, stock and ours: the same greedy tokens, and what the table needs."""
+    options = {"size": 4, "mixed": True, "drawn": False, "batch": 2, "new_tokens": 3}
+    stock, ours = (in_process("sampling", variant, **options) for variant in ("stock", "ours"))
+    assert ours["ids"] == stock["ids"] or max(sampling.gaps(stock["ids"], ours["ids"], size=4, mixed=True)) < 0.25
+    assert ours["tokens"] == sum(map(len, ours["ids"])) <= 12
+    assert ours["seconds"] > 0 and ours["peak_rss_mb"] > 100
+
+
+def test_a_case_that_fails_says_why():
+    with pytest.raises(RuntimeError, match=r"benchmark case sampling, ours, .*KeyError|TypeError"):
+        in_process("sampling", "ours", size=1, mixed=True, drawn=False, batch=1, colour="red")
