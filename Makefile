@@ -15,7 +15,7 @@ OUT ?=
 OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(SEED),--seed '$(SEED)') $(if $(RUN),--run '$(RUN)') $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv model play smoke lab report verify need-run pack bench test lint
+.PHONY: help venv model play smoke lab report verify need-run pack bench gpu-check test lint
 
 help:
 	@echo "make play      install, fetch the embedded model, run notebooks 00-08, write the report"
@@ -26,7 +26,8 @@ help:
 	@echo "make report    RUN=<run_id>: write report.html again"
 	@echo "make verify    RUN=<run_id>: are the ledger and the artifacts as they were made?"
 	@echo "make pack      RUN=<run_id>: one evidence pack (zip with hashes, no weights)"
-	@echo "make bench     ONLY=rollout OUT=file.json: check what the playbook promises, again"
+	@echo "make bench     ONLY=speed OUT=file.json: check what the playbook promises, again"
+	@echo "make gpu-check the speed benchmark on a GPU, larger models too; OUT=file.json (default gpu-check.json)"
 	@echo "make test      all tests; ARGS=\"-m 'not browser'\" goes to pytest"
 	@echo "make lint      ruff, check and format"
 	@echo "PYTHON=python3.12 make …   takes another Python (3.11 or later) for .venv"
@@ -60,8 +61,12 @@ report verify pack: need-run $(STAMP)
 need-run:
 	@test -n '$(RUN)' || { echo "Say which run: make report RUN=<run_id> (a folder of papermill_runs/)"; exit 1; }
 
-bench: $(STAMP)
+bench: model
 	$(BIN)/python -m benchmarks $(ONLY) $(if $(OUT),--out '$(OUT)')
+
+gpu-check: model
+	@$(BIN)/python -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' || { echo "No CUDA GPU here, or a torch without CUDA: nothing to check"; exit 1; }
+	$(BIN)/python -m benchmarks speed --out '$(or $(OUT),gpu-check.json)'
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)

@@ -14,15 +14,18 @@ from benchmarks.cases import in_process, sampling, side_by_side
 MFLOP_A_TOKEN = 2 * 134.5  # of the embedded model's forward pass, head included: two a weight
 MIXED = {"size": 256, "mixed": True, "batch": 64}
 SIZES = (1, 16, 64, 256)
-TRAINING = {"sft": {}, "dpo_nf4": {"kind": "dpo", "nf4": True}, "dpo": {}, "grpo": {}}
+TRAINING = {"sft": {}, "dpo_nf4": {"kind": "dpo", "nf4": True}, "dpo": {"repeats": 1}, "grpo": {}}
 GATE_ROWS = 100_000
+LARGER = {"0.5b": 12_000, "1.5b": 20_000, "8b": 60_000}  # random weights -> MB of GPU memory that they want
 
 
 def measure() -> dict:
     """{"ceilings", "rows", "checks"}; about an hour on two cores."""
+    import torch
+
     ceilings = in_process("ceiling", "ours")
     rows, checks = [], []
-    for part in (_sampling, _training, _library):
+    for part in (_sampling, _training, _library, *([_larger] if torch.cuda.is_available() else [])):
         more_rows, more_checks = part()
         rows += more_rows
         checks += more_checks
@@ -55,8 +58,8 @@ def _row(name: str, found: dict[str, list[dict]], unit: str, of) -> dict:
 def _sampling() -> tuple[list[dict], list[dict]]:
     rate = lambda result: result["tokens"] / result["seconds"]
     rows, checks = [], []
-    for drawn in (False, True):
-        found = side_by_side("sampling", drawn=drawn, **MIXED)
+    for drawn, repeats in ((False, 2), (True, 1)):
+        found = side_by_side("sampling", repeats=repeats, drawn=drawn, **MIXED)
         name = f"sampling_256_mixed_{'drawn' if drawn else 'greedy'}"
         rows.append(_row(name, found, "tokens", rate))
         value, spread = _ratio(found, rate)
@@ -67,6 +70,34 @@ def _sampling() -> tuple[list[dict], list[dict]]:
         found = side_by_side("sampling", repeats=1, drawn=False, size=size, mixed=False, batch=size)
         rows.append(_row(f"sampling_{size}_short_greedy", found, "tokens", rate))
     return rows, checks
+
+
+def _larger() -> tuple[list[dict], list[dict]]:
+    """On a GPU: sampling, SFT and NF4 DPO with random weights of larger models; ours must not be slower than stock."""
+    work = {
+        "sampling": ("sampling", {"drawn": True, **MIXED}, "tokens"),
+        "sft": ("training", {"kind": "sft"}, "units"),
+        "dpo_nf4": ("training", {"kind": "dpo", "nf4": True}, "units"),
+    }
+    rows, checks = [], []
+    for weights, need_mb in LARGER.items():
+        if _gpu_mb() < need_mb:
+            print(f"  {weights}: left out, it wants {need_mb} MB of GPU memory", file=sys.stderr)
+            continue
+        for name, (case, options, unit) in work.items():
+            rate = lambda result, unit=unit: result[unit] / result["seconds"]
+            found = side_by_side(case, weights=weights, **options)
+            peaks = {f"{v}_peak_gpu_mb": max(r["peak_gpu_mb"] for r in results) for v, results in found.items()}
+            rows.append(_row(f"{name}_{weights}", found, unit, rate) | peaks)
+            value, spread = _ratio(found, rate)
+            checks.append(check(f"{name}_{weights}_vs_stock", value, ">=", 1.0, n=len(found["ours"]), spread=spread))
+    return rows, checks
+
+
+def _gpu_mb() -> float:
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / 2**20
 
 
 def _same_texts(found: dict[str, list[dict]]) -> list[dict]:
@@ -94,6 +125,7 @@ def _training() -> tuple[list[dict], list[dict]]:
         if name == "grpo":
             share = row["ours_peak_mb"] / row["stock_peak_mb"]
             checks.append(check("grpo_peak_memory_vs_stock", share, "<=", 1 / 3, n=2, spread=[share, share]))
+        options.pop("repeats", None)
         reference = in_process("training", "reference", **options)
         checks += _same_course(name, found["ours"][0], reference)
     return rows, checks

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import speed
-from benchmarks.cases import in_process, sampling
+from benchmarks.cases import in_process, sampling, training
 
 
 def results(*pairs: tuple[float, float], **more) -> list[dict]:
@@ -56,3 +56,13 @@ def test_a_case_in_a_process_of_its_own():
 def test_a_case_that_fails_says_why():
     with pytest.raises(RuntimeError, match=r"benchmark case sampling, ours, .*KeyError|TypeError"):
         in_process("sampling", "ours", size=1, mixed=True, drawn=False, batch=1, colour="red")
+
+
+@pytest.mark.parametrize("kind, nf4", [("sft", False), ("dpo", True), ("grpo", False)])
+def test_training_takes_the_course_of_trls_trainer(kind, nf4):
+    """Losses and gradient norms of a small random model, ours against TRL as it comes, on the benchmark's own rows."""
+    ours, reference = (training.run(v, kind=kind, nf4=nf4, weights="2m") for v in ("ours", "reference"))
+    losses, norms = speed._same_course(kind, ours, reference)
+    assert losses["n"] == {"sft": 20, "dpo": 12, "grpo": 2}[kind]
+    assert losses["holds"] and norms["holds"], (losses, norms)
+    assert max(reference["grad_norms"]) > 0

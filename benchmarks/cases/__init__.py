@@ -7,9 +7,53 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIANTS = ("stock", "ours")
+# Random weights, for speed and memory where the embedded model is too small to say, in the shapes of common models:
+# hidden size, size of the inner layer, layers, heads, heads of keys.
+RANDOM = {
+    "2m": (128, 256, 2, 4, 2),
+    "0.5b": (896, 4864, 24, 14, 2),
+    "1.5b": (1536, 8960, 28, 12, 2),
+    "8b": (4096, 14336, 32, 32, 8),
+}
+
+
+def load(size: str, *, dtype: str, device: str, nf4: bool = False):
+    """The embedded model, or one of RANDOM by its size; its weights come from seed 0 and say nothing."""
+    from ftlib import models
+
+    if not size:
+        return models.load_model("embedded", dtype=dtype, device=device, nf4=nf4)
+    import torch
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    config = AutoConfig.from_pretrained(models.resolve("embedded"))
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers, *heads = RANDOM[size]
+    config.num_attention_heads, config.num_key_value_heads = heads
+    config.head_dim = config.hidden_size // config.num_attention_heads
+    config.layer_types = None
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = LlamaForCausalLM(config).to(models.torch_dtype(dtype))
+    if not nf4:
+        return model
+    with TemporaryDirectory() as folder:  # bitsandbytes quantises while it loads
+        model.save_pretrained(folder)
+        del model
+        return models.load_model(folder, dtype=dtype, device=device, nf4=True)
+
+
+def gpu_peak_mb() -> dict[str, int]:
+    """The most memory that tensors have held on the GPU so far, as a field of a result; nothing without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    torch.cuda.synchronize()
+    return {"peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 2**20)}
 
 
 def in_process(name: str, variant: str, **options) -> dict:

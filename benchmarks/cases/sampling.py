@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 
+from benchmarks.cases import gpu_peak_mb, load
 from ftlib import generate, models, tasks
 from ftlib.profiles import resolve
 from ftlib.records import ProductionPrompt, SftRow, assistant_chat, data_path, load_jsonl
@@ -30,19 +31,23 @@ def chats(n: int, *, mixed: bool, seed: int) -> list[list[dict]]:
     return [short[i] for i in rng.permutation(len(short))[:n]] if n <= len(short) else short
 
 
-def run(variant: str, *, size: int, mixed: bool, drawn: bool, batch: int, new_tokens: int = 48, seed: int = 17) -> dict:
+def run(
+    variant: str, *, size: int, mixed: bool, drawn: bool, batch: int, new_tokens: int = 48, seed: int = 17,
+    weights: str = "",
+) -> dict:  # fmt: skip
     """Seconds for `size` prompts; `tokens` counts each answer up to its stop token.
 
     Args:
         drawn: temperature 1, top-k 50; else greedy.
         batch: rows a batch of stock; ours chooses its own.
+        weights: a size of random weights (`cases.RANDOM`); empty: the embedded model.
     """
     import torch
 
     steady_heap()
     torch.manual_seed(seed)
     profile = resolve("auto")
-    model = models.load_model("embedded", dtype=profile.dtype, device=profile.device).eval()
+    model = load(weights, dtype=profile.dtype, device=profile.device).eval()
     tokenizer = models.load_tokenizer("embedded")
     prompts = generate.chat_ids(tokenizer, chats(size, mixed=mixed, seed=seed))
     work = {"stock": _stock, "ours": _ours}[variant]
@@ -58,7 +63,7 @@ def run(variant: str, *, size: int, mixed: bool, drawn: bool, batch: int, new_to
         "prompts": len(prompts),
         "dtype": profile.dtype,
         "ids": [] if drawn else ids,
-    }
+    } | gpu_peak_mb()
 
 
 def _ours(model, tokenizer, prompts, *, new_tokens: int, drawn: bool, seed: int, batch: int):

@@ -9,21 +9,23 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.cases import gpu_peak_mb, load
 from ftlib import desk, lean, models
 from ftlib import train as ft
 from ftlib.profiles import Profile, resolve
 from ftlib.records import RedTeamPrompt, SftRow, assistant_chat, data_path, load_jsonl
 
 STEPS = 20  # of SFT; the losses that are compared
-PAIRS, EPOCHS = 48, 3  # of DPO
+PAIRS, EPOCHS = 32, 3  # of DPO
 CASES, ROLLOUTS, GRPO_STEPS = 4, 8, 2  # of GRPO: prompts a step, rollouts of each, steps
 
 
-def run(variant: str, *, kind: str, nf4: bool = False, seed: int = 17) -> dict:
+def run(variant: str, *, kind: str, nf4: bool = False, seed: int = 17, weights: str = "") -> dict:
     """Train; seconds of `trainer.train()` and of what it needs beforehand, the losses and the gradient norms.
 
     Args:
         kind: sft, dpo or grpo.
+        weights: a size of random weights (`cases.RANDOM`); empty: the embedded model.
     """
     profile = resolve("auto")
     dtype = "fp32" if variant == "reference" else profile.dtype
@@ -31,7 +33,8 @@ def run(variant: str, *, kind: str, nf4: bool = False, seed: int = 17) -> dict:
         ft.steady_heap()
     with TemporaryDirectory() as folder:
         make = {"sft": _sft, "dpo": _dpo, "grpo": _grpo}[kind]
-        trainer, units = make(variant, profile, dtype, nf4, seed, Path(folder))
+        model = load(weights, dtype=dtype, device=profile.device, nf4=nf4)
+        trainer, units = make(model, variant, _common(variant, profile, dtype, seed, Path(folder)), seed)
         ft.quiet(trainer)
         if variant != "stock" or dtype == "fp32":  # without bf16 in the CPU, bf16 adapters would slow stock to a crawl
             _fp32_adapter(trainer.model)
@@ -41,6 +44,7 @@ def run(variant: str, *, kind: str, nf4: bool = False, seed: int = 17) -> dict:
             if kind == "dpo":
                 ft.keep_reference(trainer)
         trainer.train()
+        peak = gpu_peak_mb()  # waits for the GPU
         seconds = time.perf_counter() - started
     history = [row for row in trainer.state.log_history if "loss" in row]
     return {
@@ -49,7 +53,7 @@ def run(variant: str, *, kind: str, nf4: bool = False, seed: int = 17) -> dict:
         "dtype": dtype,
         "losses": [row["loss"] for row in history],
         "grad_norms": [row["grad_norm"] for row in history],
-    }
+    } | peak
 
 
 def _common(variant: str, profile: Profile, dtype: str, seed: int, folder: Path) -> dict:
@@ -75,7 +79,7 @@ def _fp32_adapter(model) -> None:
             weight.data = weight.data.float()
 
 
-def _sft(variant, profile, dtype, nf4, seed, folder):
+def _sft(model, variant: str, common: dict, seed: int):
     """One pass over 160 rows in batches of 8; units: tokens that carry loss."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -84,8 +88,8 @@ def _sft(variant, profile, dtype, nf4, seed, folder):
     say = lambda text: [{"role": "assistant", "content": text}]
     grouped = {} if variant == "stock" else {"train_sampling_strategy": "group_by_length"}
     trainer = SFTTrainer(
-        model=models.load_model("embedded", dtype=dtype, device=profile.device, nf4=nf4),
-        args=SFTConfig(**_common(variant, profile, dtype, seed, folder), num_train_epochs=1,
+        model=model,
+        args=SFTConfig(**common, num_train_epochs=1,
                        per_device_train_batch_size=8, **grouped),
         train_dataset=Dataset.from_list([{"prompt": r.prompt(), "completion": say(r.answer())} for r in rows]),
         processing_class=models.load_tokenizer("embedded"),
@@ -94,8 +98,8 @@ def _sft(variant, profile, dtype, nf4, seed, folder):
     return trainer, sum(label != -100 for row in trainer.train_dataset for label in row["labels"])
 
 
-def _dpo(variant, profile, dtype, nf4, seed, folder):
-    """Three passes over 48 pairs in batches of 8; units: pairs seen."""
+def _dpo(model, variant: str, common: dict, seed: int):
+    """Three passes over 32 pairs in batches of 8; units: pairs seen."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
@@ -106,8 +110,8 @@ def _dpo(variant, profile, dtype, nf4, seed, folder):
         for one, other in zip(red[:PAIRS], red[PAIRS:], strict=False)
     ]
     trainer = DPOTrainer(
-        model=models.load_model("embedded", dtype=dtype, device=profile.device, nf4=nf4),
-        args=DPOConfig(**_common(variant, profile, dtype, seed, folder), num_train_epochs=EPOCHS,
+        model=model,
+        args=DPOConfig(**common, num_train_epochs=EPOCHS,
                        per_device_train_batch_size=8),
         train_dataset=Dataset.from_list(rows),
         processing_class=models.load_tokenizer("embedded"),
@@ -116,7 +120,7 @@ def _dpo(variant, profile, dtype, nf4, seed, folder):
     return trainer, PAIRS * EPOCHS
 
 
-def _grpo(variant, profile, dtype, nf4, seed, folder):
+def _grpo(model, variant: str, common: dict, seed: int):
     """Two steps of four cases with eight given rollouts each, three turns a rollout; units: steps.
 
     Stock takes a step's rollouts in one pass, ours in eight. The rollouts come through TRL's `rollout_func`.
@@ -130,8 +134,8 @@ def _grpo(variant, profile, dtype, nf4, seed, folder):
     cases = desk.make_cases(CASES * GRPO_STEPS, seed=seed)
     given = _Rollouts(tokenizer, desk.old_log(desk.make_cases(n, seed=seed + 1), new_share=0.5, seed=seed))
     trainer = GRPOTrainer(
-        model=models.load_model("embedded", dtype=dtype, device=profile.device, nf4=nf4),
-        args=GRPOConfig(**_common(variant, profile, dtype, seed, folder), max_steps=GRPO_STEPS, beta=0.05,
+        model=model,
+        args=GRPOConfig(**common, max_steps=GRPO_STEPS, beta=0.05,
                         num_generations=ROLLOUTS, per_device_train_batch_size=micro,
                         gradient_accumulation_steps=n // micro, max_completion_length=256, scale_rewards="none",
                         shuffle_dataset=False),
