@@ -20,12 +20,12 @@ LARGER = {"0.5b": 12_000, "1.5b": 20_000, "8b": 60_000}  # random weights -> MB 
 
 
 def measure() -> dict:
-    """{"ceilings", "rows", "checks"}; about an hour on two cores."""
+    """{"ceilings", "rows", "checks"}; more than an hour on two cores without bf16."""
     import torch
 
     ceilings = in_process("ceiling", "ours")
     rows, checks = [], []
-    for part in (_sampling, _training, _library, *([_larger] if torch.cuda.is_available() else [])):
+    for part in (_sampling, _training, _library, _growth, *([_larger] if torch.cuda.is_available() else [])):
         more_rows, more_checks = part()
         rows += more_rows
         checks += more_checks
@@ -70,6 +70,19 @@ def _sampling() -> tuple[list[dict], list[dict]]:
         found = side_by_side("sampling", repeats=1, drawn=False, size=size, mixed=False, batch=size)
         rows.append(_row(f"sampling_{size}_short_greedy", found, "tokens", rate))
     return rows, checks
+
+
+def _growth() -> tuple[list[dict], list[dict]]:
+    """Sampling with one size changed at a time: prompts, length, model. One run each: rows, and no checks."""
+    start = {"prompts": 100, "tokens": 64, "weights": "2m"}
+    changes = [{}, {"prompts": 1_000}, {"prompts": 10_000}, {"tokens": 256}, {"tokens": 1_024}, {"weights": "0.5b"}]
+    rows = []
+    for change in changes:
+        found = in_process("growth", "ours", **start | change)
+        line = {"what": "growth", **start, **change, "seconds": found["seconds"], "peak_mb": found["peak_rss_mb"]}
+        rows.append(line | {"microseconds_a_token": 1e6 * found["seconds"] / found["tokens"]})
+        print(f"  growth {change}: {found['seconds']:.1f} s, {found['peak_rss_mb']} MB", file=sys.stderr, flush=True)
+    return rows, []
 
 
 def _larger() -> tuple[list[dict], list[dict]]:

@@ -15,7 +15,7 @@ import types
 
 from ftlib import tree
 
-HEAD_ROWS = 128  # positions whose logits are there at a time
+HEAD_ROWS = 128  # positions whose logits are there at a time; a block under 32 MB stays in the heap (`steady_heap`)
 # A head that does more than a product has one of these set; it keeps TRL's way.
 _SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
@@ -198,10 +198,10 @@ def _score_frozen():
             log_probs, entropy, mean = (hidden.new_empty(len(hidden), dtype=torch.float32) for _ in range(3))
             is_top1 = torch.empty_like(targets, dtype=torch.bool)
             fp32 = hidden.dtype == torch.float32
-            room = hidden.new_empty(2, min(len(hidden), HEAD_ROWS), len(weight), dtype=torch.float32)  # used again
+            room = [hidden.new_empty(min(len(hidden), HEAD_ROWS), len(weight), dtype=torch.float32) for _ in range(2)]
             for start in range(0, len(hidden), HEAD_ROWS):
                 part = slice(start, start + HEAD_ROWS)
-                logits, p = room[:, : len(hidden[part])]
+                logits, p = (block[: len(hidden[part])] for block in room)  # used again for each portion
                 if fp32:
                     torch.mm(hidden[part], weight.t(), out=logits)
                 else:
