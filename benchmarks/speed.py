@@ -9,9 +9,9 @@ import statistics
 import sys
 
 from benchmarks import check
-from benchmarks.cases import in_process, sampling, side_by_side
+from benchmarks.cases import VARIANTS, in_process, sampling, side_by_side
 
-MFLOP_A_TOKEN = 2 * 134.5  # of the embedded model's forward pass, head included: two a weight
+MFLOP_BODY, MFLOP_HEAD = 2 * 106.2, 2 * 28.3  # of the embedded model, a token: two a weight
 MIXED = {"size": 256, "mixed": True, "batch": 64}
 SIZES = (1, 16, 64, 256)
 TRAINING = {"sft": {}, "dpo_nf4": {"kind": "dpo", "nf4": True}, "dpo": {"repeats": 1}, "grpo": {}}
@@ -30,8 +30,9 @@ def measure() -> dict:
         rows += more_rows
         checks += more_checks
     for row in rows:
-        if "ours_tokens_a_second" in row:
-            row["share_of_ceiling"] = row["ours_tokens_a_second"] * MFLOP_A_TOKEN / 1e3 / ceilings["gflop_a_second"]
+        for variant in VARIANTS:
+            if f"{variant}_gflop_a_second" in row:
+                row[f"{variant}_share_of_ceiling"] = row[f"{variant}_gflop_a_second"] / ceilings["gflop_a_second"]
     return {"ceilings": ceilings, "rows": rows, "checks": checks}
 
 
@@ -61,14 +62,14 @@ def _sampling() -> tuple[list[dict], list[dict]]:
     for drawn, repeats in ((False, 2), (True, 1)):
         found = side_by_side("sampling", repeats=repeats, drawn=drawn, **MIXED)
         name = f"sampling_256_mixed_{'drawn' if drawn else 'greedy'}"
-        rows.append(_row(name, found, "tokens", rate))
+        rows.append(_row(name, found, "tokens", rate) | _products(found))
         value, spread = _ratio(found, rate)
         checks.append(check(f"{name}_vs_stock", value, ">=", 3.0, n=len(found["ours"]), spread=spread))
         if not drawn:
             checks += _same_texts(found)
     for size in SIZES:
         found = side_by_side("sampling", repeats=1, drawn=False, size=size, mixed=False, batch=size)
-        rows.append(_row(f"sampling_{size}_short_greedy", found, "tokens", rate))
+        rows.append(_row(f"sampling_{size}_short_greedy", found, "tokens", rate) | _products(found))
     return rows, checks
 
 
@@ -111,6 +112,12 @@ def _gpu_mb() -> float:
     import torch
 
     return torch.cuda.get_device_properties(0).total_memory / 2**20
+
+
+def _products(found: dict[str, list[dict]]) -> dict[str, float]:
+    """GFLOP/s of the matrix products with weights: every token that was read or written, the head for new ones only."""
+    work = lambda result: (MFLOP_BODY * result["passed_tokens"] + MFLOP_HEAD * result["tokens"]) / 1e3
+    return {f"{v}_gflop_a_second": statistics.median(work(r) / r["seconds"] for r in found[v]) for v in found}
 
 
 def _same_texts(found: dict[str, list[dict]]) -> list[dict]:

@@ -27,6 +27,12 @@ def test_a_row_says_rates_spread_and_memory():
     assert row["ours_peak_mb"] == 150 and row["ratio"] == pytest.approx(3.0)
 
 
+def test_products_count_what_went_through_the_model():
+    """1,000 tokens through the body, 100 of them new: 212.4 + 5.66 GFLOP in two seconds."""
+    found = {"ours": [{"passed_tokens": 1000, "tokens": 100, "seconds": 2.0}]}
+    assert speed._products(found)["ours_gflop_a_second"] == pytest.approx((212.4 + 5.66) / 2)
+
+
 @pytest.mark.parametrize("dtype, holds", [("fp32", False), ("bf16", True)])
 def test_losses_are_compared_with_the_reference(dtype, holds):
     """2.000 against 2.002 is a part in a thousand: too much in fp32, rounding in bf16; gradients are the same."""
@@ -49,6 +55,7 @@ def test_a_case_in_a_process_of_its_own():
     options = {"size": 4, "mixed": True, "drawn": False, "batch": 2, "new_tokens": 3}
     stock, ours = (in_process("sampling", variant, **options) for variant in ("stock", "ours"))
     assert ours["ids"] == stock["ids"] or max(sampling.gaps(stock["ids"], ours["ids"], size=4, mixed=True)) < 0.25
+    assert ours["passed_tokens"] < stock["passed_tokens"]  # no padding
     assert ours["tokens"] == sum(map(len, ours["ids"])) <= 12
     assert ours["seconds"] > 0 and ours["peak_rss_mb"] > 100
 

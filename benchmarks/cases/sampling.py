@@ -53,6 +53,8 @@ def run(
     work = {"stock": _stock, "ours": _ours}[variant]
     options = {"drawn": drawn, "batch": batch, "seed": seed}
     work(model, tokenizer, prompts[:2], new_tokens=2, **options)  # first calls pay for what is made once
+    passed = []  # tokens of each forward pass, padding too
+    model.register_forward_pre_hook(lambda m, a, given: passed.append(given["input_ids"].numel()), with_kwargs=True)
     started = time.perf_counter()
     ids = work(model, tokenizer, prompts, new_tokens=new_tokens, **options)
     seconds = time.perf_counter() - started
@@ -60,6 +62,7 @@ def run(
         "seconds": seconds,
         "tokens": sum(map(len, ids)),
         "prompt_tokens": sum(map(len, prompts)),
+        "passed_tokens": sum(passed),
         "prompts": len(prompts),
         "dtype": profile.dtype,
         "ids": [] if drawn else ids,
