@@ -1,8 +1,8 @@
 """Stock against ours: sampling, and training steps of SFT, DPO and GRPO, on the embedded model.
 
 Each figure comes from processes that take turns (stock, ours, stock, ours), so that a slow spell of the machine hits
-both, and stands beside a check that the work was the same: greedy texts, drawn frequencies, losses. What stock is, is
-written in `cases/sampling.py` and `cases/training.py`.
+both, and stands beside a check that the work was the same: greedy texts, losses (drawn frequencies are tested in
+`tests/test_generate.py`). What stock is, is written in `cases/sampling.py` and `cases/training.py`.
 """
 
 import statistics

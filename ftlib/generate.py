@@ -205,12 +205,11 @@ class _Group:
 
     def start(self, model) -> "_Flight":
         """Read the rows; equal prompts once."""
-        p = len(self.prefix.ids) if self.prefix else 0
         distinct = list(dict.fromkeys(tuple(row.prompt) for row in self.rows)) if self.pools is None else None
         prompts = distinct or [tuple(row.prompt) for row in self.rows]
         fresh = lambda: ragged.Pool(self.prefix, len(prompts), self.capacity)
         pool = ragged.joined(self.pools, self.capacity) if self.pools else fresh()
-        logits = []
+        p, logits = pool.prefix_length, []
         for part in _portions([len(prompt) - p - n for prompt, n in zip(prompts, pool.held, strict=True)]):
             new = [(pool, r, list(prompts[r][p + pool.held[r] :])) for r in part]
             logits.append(ragged.read(model, new))

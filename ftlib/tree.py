@@ -8,6 +8,7 @@ Left out on purpose: sampling (see `ragged`: it keeps states, needs no gradient)
 """
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 
 ATTENTION = "ftlib_tree"  # name of the attention function in transformers' registry
@@ -49,12 +50,12 @@ class Tree:
     @classmethod
     def _of_rows(cls, rows: list[tuple[tuple[int, ...], list[int]]], scored: list[tuple[int, int]]) -> "Tree":
         """From prompts and answers; scored: row, and column counted from the start of its answer."""
-        prompts = list(dict.fromkeys(prompt for prompt, _ in rows))
+        count = Counter(prompt for prompt, _ in rows)
+        prompts = list(count)  # each once, in order
         alike = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
         common = alike if alike >= SHORT_PREFIX else 0
         segments: list[tuple[list[int], int | None]] = [(list(prompts[0][:common]), None)] if common else []
         root = 0 if common else None
-        count = {prompt: sum(other == prompt for other, _ in rows) for prompt in prompts}
         of_prompt: dict[tuple, int] = {}
         of_row = []  # (segment, column) of the token before the answer, segment of the answer, column where it begins
         for prompt, answer in rows:

@@ -2,6 +2,7 @@
 
 import time
 
+from ftlib import models
 from ftlib.profiles import resolve
 
 
@@ -10,8 +11,7 @@ def run(variant: str = "ours") -> dict:
     import torch
 
     profile = resolve("auto")
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[profile.dtype]
-    a = torch.randn(2048, 2048, device=profile.device).to(dtype)
+    a = torch.randn(2048, 2048, device=profile.device).to(models.torch_dtype(profile.dtype))
     source = torch.zeros(64 * 2**20, device=profile.device)
     target = torch.zeros_like(source)
     product = _median_seconds(lambda: a @ a, profile.device)
