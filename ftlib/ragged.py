@@ -125,10 +125,7 @@ class _Read:
             values = torch.cat([pool.prefix.values[layer], values], 1)
         heads, dim = keys.shape[0], query.shape[-1]
         groups = query.shape[0] // heads
-        seen = torch.ones(self.length, keys.shape[1], dtype=torch.bool, device=keys.device)
-        seen = seen.tril(keys.shape[1] - self.length)
-        if window:
-            seen = seen.triu(keys.shape[1] - self.length - window + 1)
+        seen = causal(self.length, keys.shape[1], window, keys.device)
         grouped = query[:, part].reshape(1, heads, groups * self.length, dim)  # heads of one key side by side
         given = {"attn_mask": seen.repeat(groups, 1), "scale": scaling}
         if softcap:
@@ -136,6 +133,14 @@ class _Read:
         else:
             out = torch.nn.functional.scaled_dot_product_attention(grouped, keys[None], values[None], **given)
         return out.reshape(heads * groups, self.length, -1)
+
+
+def causal(t: int, seen: int, window: int | None, device):
+    """(t, seen), True where a query may look: queries are the last t of the tokens seen; at most `window` of them."""
+    import torch
+
+    allowed = torch.ones(t, seen, dtype=torch.bool, device=device).tril(seen - t)
+    return allowed.triu(seen - t - window + 1) if window else allowed
 
 
 def _capped(query, keys, values, *, attn_mask, scale: float, softcap: float):

@@ -11,6 +11,8 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 
+from ftlib.ragged import causal
+
 ATTENTION = "ftlib_tree"  # name of the attention function in transformers' registry
 SHORT_PREFIX = 8  # tokens; what all rows begin with is read once from this length on
 # Scores of one head, queries x keys: up to here as products of matrices, which are kept for the backward pass; beyond
@@ -138,9 +140,7 @@ def _causal(t: int, seen: int, window: int | None, like):
     """(1, 1, t, seen): minus infinity where a query, the last t of the tokens seen, may not look."""
     import torch
 
-    allowed = torch.ones(t, seen, dtype=torch.bool, device=like.device).tril(seen - t)
-    if window:
-        allowed = allowed.triu(seen - t - window + 1)
+    allowed = causal(t, seen, window, like.device)
     return torch.zeros(1, 1, t, seen, dtype=like.dtype, device=like.device).masked_fill_(~allowed, float("-inf"))
 
 
