@@ -6,6 +6,8 @@ Left out on purpose: paging and sorting. A table for a reader is short.
 import html
 from dataclasses import dataclass
 
+SHORT = 16  # characters; a cell up to this long stays on one line
+
 
 @dataclass(frozen=True)
 class Table:
@@ -20,11 +22,7 @@ class Table:
     def _repr_html_(self) -> str:
         columns = self._columns()
         head = "".join(f"<th style='text-align:left'>{html.escape(str(c))}</th>" for c in columns)
-        look = "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:anywhere;max-width:420px"
-        body = "".join(
-            "<tr>" + "".join(f"<td style='{look}'>{html.escape(_text(row.get(c)))}</td>" for c in columns) + "</tr>"
-            for row in self.rows
-        )
+        body = "".join("<tr>" + "".join(_cell(_text(row.get(c))) for c in columns) + "</tr>" for row in self.rows)
         caption = f"<caption style='text-align:left'>{html.escape(self.caption)}</caption>" if self.caption else ""
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -37,6 +35,13 @@ class Table:
 def table(rows: list[dict], caption: str = "") -> Table:
     """Rows (dicts; keys are the columns) as a table."""
     return Table(list(rows), caption)
+
+
+def _cell(text: str) -> str:
+    # A narrow column would break a short word in two where its neighbours hold long texts.
+    wrap = "nowrap" if len(text) <= SHORT and "\n" not in text else "pre-wrap;overflow-wrap:anywhere"
+    look = f"text-align:left;vertical-align:top;white-space:{wrap};max-width:420px"
+    return f"<td style='{look}'>{html.escape(text)}</td>"
 
 
 def _text(value: object) -> str:

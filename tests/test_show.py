@@ -61,3 +61,9 @@ def test_a_table_keeps_its_own_list():
     shown = table(rows)
     rows.append({"a": 2})
     assert repr(shown) == "a: 1"
+
+
+def test_a_short_word_is_not_broken_by_long_neighbours():
+    shown = table([{"task": "summary", "text": "word " * 80}])._repr_html_()
+    short, long = shown.split("<td ")[1:]
+    assert "white-space:nowrap" in short and "white-space:pre-wrap" in long
