@@ -171,33 +171,77 @@ def contribution_bars(
     """
     if not contributions:
         raise ValueError("expected method -> part -> points, got no method")
-    methods = list(contributions)
-    parts = list(dict.fromkeys(part for points in contributions.values() for part in points))
-    rows = list(range(len(methods)))
-    fig = go.Figure()
-    for number, part in enumerate(parts):
-        fig.add_bar(
-            y=rows,
-            x=[contributions[method].get(part, 0.0) for method in methods],
-            orientation="h",
-            name=_label(part.replace("_", " "), 28),
-            marker={"color": PALETTE[number % len(PALETTE)], "line": {"color": "white", "width": 1}},
-            hovertemplate="%{x:+.1f} points",
-        )
-    sums = [sum(contributions[method].values()) for method in methods]
+    sums = {method: sum(points.values()) for method, points in contributions.items()}
+    ticks = [f"{_label(method, 18)} ({value:+.0f})" for method, value in sums.items()]
+    fig = _stacks(contributions, ticks, title, x_title, "%{x:+.1f} points")
     fig.add_scatter(
-        y=rows,
-        x=sums,
+        y=list(range(len(sums))),
+        x=list(sums.values()),
         mode="markers",
         name="sum",
         marker={"symbol": "diamond", "size": 12, "color": INK, "line": {"color": "white", "width": 1.5}},
         hovertemplate="sum %{x:+.1f} points",
     )
-    _style(fig, title, x_title, "", height=222 + 62 * len(methods))
-    fig.update_layout(barmode="relative", bargap=0.4, legend_traceorder="normal", margin_t=128)
-    ticks = [f"{_label(method, 18)} ({value:+.0f})" for method, value in zip(methods, sums, strict=True)]
+    fig.update_xaxes(zeroline=True, zerolinecolor=INK, zerolinewidth=1.4)
+    return fig
+
+
+def stacked_bars(
+    amounts: Mapping[str, Mapping[str, float]],
+    title: str,
+    x_title: str,
+    limit: float | None = None,
+    limit_label: str = "",
+) -> go.Figure:
+    """Lying bars of parts that add up to an amount, and what there is of it as a dashed line.
+
+    Args:
+        amounts: name -> part -> amount, not below 0; a part may be missing for a name.
+        title, x_title: what the figure answers; the amount with its unit.
+        limit: e.g. the memory of a device.
+        limit_label: what it is.
+
+    Raises:
+        ValueError: there is no bar, or an amount is below 0.
+    """
+    if not amounts or any(value < 0 for parts in amounts.values() for value in parts.values()):
+        raise ValueError(f"expected name -> part -> amount of 0 or more, got {dict(amounts)}")
+    ticks = [f"{_label(name, 24)} ({_number(sum(parts.values()))})" for name, parts in amounts.items()]
+    fig = _stacks(amounts, ticks, title, x_title, "%{x:.3g}")
+    if limit is not None:
+        _line_up(fig, limit, limit_label or _number(limit))
+        fig.update_yaxes(autorange=False, range=[len(ticks) - 0.4, -1.0])  # room for the line's label on top
+        widest = max(limit * 1.3, *(sum(parts.values()) * 1.05 for parts in amounts.values()))
+        fig.update_xaxes(range=[0, widest])
+    return fig
+
+
+def _stacks(
+    amounts: Mapping[str, Mapping[str, float]], ticks: Sequence[str], title: str, x_title: str, hover: str
+) -> go.Figure:
+    """Lying bars of parts, the first on top, the legend below; past the palette's end parts are hatched."""
+    rows = list(range(len(amounts)))
+    parts = list(dict.fromkeys(part for points in amounts.values() for part in points))
+    fig = go.Figure()
+    for number, part in enumerate(parts):
+        fig.add_bar(
+            y=rows,
+            x=[points.get(part, 0.0) for points in amounts.values()],
+            orientation="h",
+            name=_label(part.replace("_", " "), 28),
+            marker={
+                "color": PALETTE[number % len(PALETTE)],
+                "line": {"color": "white", "width": 1},
+                "pattern": {"shape": "/" if number >= len(PALETTE) else "", "size": 6, "solidity": 0.35},
+            },
+            hovertemplate=hover,
+        )
+    below = 22 * math.ceil((len(parts) + 1) / 3)  # the legend, about three names a line on a narrow page
+    _style(fig, title, x_title, "", height=184 + below + 50 * len(rows))
+    fig.update_layout(barmode="relative", bargap=0.4, margin_b=84 + below)
+    fig.update_layout(legend={"traceorder": "normal", "yref": "container", "y": 0.01, "yanchor": "bottom"})
     fig.update_yaxes(tickvals=rows, ticktext=ticks, autorange="reversed", showgrid=False)
-    fig.update_xaxes(showgrid=True, zeroline=True, zerolinecolor=INK, zerolinewidth=1.4)
+    fig.update_xaxes(showgrid=True)
     return fig
 
 

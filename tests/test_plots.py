@@ -23,6 +23,7 @@ FIGURES = {
     "lines": lambda: plots.lines({"k1": ([1, 2], [0.1, 0.2])}, "T", "step", "KL (nats)", 1.0, "stop"),
     "loss": lambda: plots.loss_curve([{"step": 1, "loss": 2.0}], "T"),
     "contributions": lambda: plots.contribution_bars({"SFT": {"data": 4.0}}),
+    "stacks": lambda: plots.stacked_bars({"LoRA": {"weights": 0.3}}, "T", "memory (GB)", 8.0, "8 GB"),
     "tornado": lambda: plots.tornado({"data": (-1.0, 3.0)}, "T", "lead (points)", 2.0, 0.0),
     "waterfall": lambda: plots.waterfall(["all", "ties"], [10, 8], "T"),
     "gates": lambda: plots.gate_matrix([GATE]),
@@ -102,6 +103,23 @@ def test_contribution_bars_mark_the_sum():
     assert by_name == {"data": [4.0, 1.0], "cost": [-1.0, 0.0], "sum": [3.0, 1.0]}
     with pytest.raises(ValueError, match="got no method"):
         plots.contribution_bars({})
+
+
+def test_parts_past_the_palettes_end_are_hatched():
+    fig = plots.contribution_bars({"SFT": {f"p{n}": 1.0 for n in range(10)}})
+    looks = {(trace.marker.color, trace.marker.pattern.shape) for trace in fig.data[:-1]}
+    assert len(looks) == 10
+
+
+def test_stacked_bars_say_the_sum_and_the_limit():
+    fig = plots.stacked_bars(
+        {"LoRA": {"weights": 0.5, "logits": 1.0}, "full": {"weights": 9.0}}, "T", "GB", 8.0, "8 GB"
+    )
+    assert {trace.name: list(trace.x) for trace in fig.data} == {"weights": [0.5, 9.0], "logits": [1.0, 0.0]}
+    assert list(fig.layout.yaxis.ticktext) == ["LoRA (1.50)", "full (9)"]
+    assert notes(fig) == ["8 GB"] and fig.layout.shapes[0].x0 == 8.0
+    with pytest.raises(ValueError, match="amount of 0 or more"):
+        plots.stacked_bars({"LoRA": {"weights": -1.0}}, "T", "GB")
 
 
 def test_tornado_has_the_widest_on_top_and_grows_from_the_base():
@@ -193,6 +211,7 @@ def test_text_from_data_is_escaped():
         plots.bars_with_intervals([nasty], [1], [None], nasty, "x", "y"),
         plots.lines({nasty: ([1], [1])}, nasty, "x", "y", 1.0, nasty),
         plots.contribution_bars({nasty: {nasty: 1.0}}, nasty),
+        plots.stacked_bars({nasty: {nasty: 1.0}}, nasty, "x", 1.0, nasty),
         plots.waterfall([nasty], [1], nasty),
         plots.gate_matrix([GATE.model_copy(update={"id": nasty, "verdict": "FAIL", "note": nasty})], nasty),
         plots.histogram({nasty: [1, 2]}, nasty, "x", vline=1.0, vline_label=nasty),
