@@ -3,7 +3,7 @@
 The anchor texts are there so that two people rate alike; numbers are counted, not rated. The fits are judgements of
 the authors, kept in one table so that a team can dispute and change them.
 
-Left out on purpose: the scoring (`scorecard`), and criteria that never changed a decision in the worked cases.
+Left out on purpose: the scoring (`scorecard`), and criteria that speak for every method alike.
 """
 
 import math
@@ -15,6 +15,7 @@ from ftlib.files import did_you_mean
 METHODS = ("prompt", "sft", "dpo", "rft")
 LABELS = {"prompt": "Prompt first", "sft": "SFT", "dpo": "DPO", "rft": "RFT"}
 TRAINED = METHODS[1:]  # in the order in which they are run: each starts from the model that the one before left
+SEQUENCES = (("sft", "dpo"), ("sft", "rft"), ("sft", "dpo", "rft"))  # the usual ones
 
 WEIGHTS = {
     "labelled_pairs": 3.0,
@@ -24,6 +25,9 @@ WEIGHTS = {
     "safety_class": 2.0,
     "compute_hours": 2.0,
     "horizon": 2.0,
+    "task_type": 2.0,
+    "output_stability": 2.0,
+    "device": 1.0,
 }
 
 
@@ -115,11 +119,46 @@ CRITERIA: dict[str, Criterion] = {
             Level("tools", "Several steps with tools; an early wrong step spoils the rest."),
         ),
     ),
+    "task_type": Criterion(
+        "What is one answer?",
+        "choice",
+        (
+            Level("lookup", "A fact that stands in a document: a price, a deadline, a paragraph of the policy."),
+            Level("label", "One of a fixed set, or fields copied out: classify, route, extract."),
+            Level("text", "Free text that a person reads: a reply, a summary, a translation."),
+            Level("ruling", "A policy applied to a case: refuse or help, grant or decline."),
+            Level("action", "Tool calls or code, whose effect can be seen afterwards."),
+        ),
+    ),
+    "output_stability": Criterion(
+        "How stable is the right answer, over time and from one careful person to the next?",
+        "choice",
+        (
+            Level("moving", "It changes within weeks: stock, prices, a policy under revision."),
+            Level("open", "It holds for months, but two careful people would write two different good answers."),
+            Level("fixed", "It holds for months, and two careful people would give the same answer."),
+        ),
+    ),
+    "device": Criterion(
+        "Which device can a training have to itself?",
+        "choice",
+        (
+            Level("cpu", "No GPU: a laptop or some server cores; models of a few hundred million weights."),
+            Level("t4", "A GPU of up to 16 GB without bf16: adapters over 1 to 3 billion weights in 4 bits."),
+            Level("gpu24", "A GPU of about 24 GB with bf16: adapters over 7 to 8 billion weights in 4 bits."),
+            Level("gpu80", "A GPU of 80 GB or more: adapters over 8 billion in 16 bits, many rollouts at once."),
+        ),
+    ),
 }
+
+# Of these a sequence takes the worst fit of its methods, of the others the best (`scorecard.sequence_contributions`).
+NEEDS = ("labelled_pairs", "preference_pairs", "reward_computable", "compute_hours", "device")
 
 Points = tuple[tuple[float, float], ...]
 Fit = Points | dict[str, float]
 _DEPTH = ("none", "format", "style", "judgement")
+_TASKS = ("lookup", "label", "text", "ruling", "action")
+_DEVICES = ("cpu", "t4", "gpu24", "gpu80")
 
 # How far an answer speaks for a method: +1 strongly for it, 0 neither, -1 strongly against. Numbers between two points
 # lie on a line in log(1 + n), because the step from 50 to 100 rows matters more than that from 5,000 to 5,050.
@@ -131,6 +170,8 @@ FITS: dict[str, dict[str, Fit]] = {
         "safety_class": {"low": 0.3, "medium": 0.0, "high": -0.3},
         "compute_hours": ((0, 1.0), (1, 0.2), (8, -0.2), (40, -0.4)),
         "horizon": {"single": 0.5, "dialogue": 0.0, "tools": -0.5},
+        "task_type": dict(zip(_TASKS, (1.0, 0.0, 0.2, -0.3, -0.3), strict=True)),
+        "output_stability": {"moving": 1.0, "open": 0.0, "fixed": -0.3},
     },
     "sft": {
         "labelled_pairs": ((0, -1.0), (50, -0.2), (200, 0.5), (500, 0.8), (2000, 1.0)),
@@ -138,6 +179,9 @@ FITS: dict[str, dict[str, Fit]] = {
         "safety_class": {"low": 0.3, "medium": 0.1, "high": -0.3},  # tuning wears refusals down
         "compute_hours": ((0, -1.0), (0.25, 0.0), (1, 0.5), (8, 1.0)),
         "horizon": {"single": 0.6, "dialogue": 0.3, "tools": 0.0},
+        "task_type": dict(zip(_TASKS, (-0.8, 0.9, 0.6, 0.2, 0.4), strict=True)),
+        "output_stability": {"moving": -1.0, "open": 0.3, "fixed": 0.9},
+        "device": dict(zip(_DEVICES, (0.0, 0.4, 0.7, 1.0), strict=True)),
     },
     "dpo": {
         "labelled_pairs": ((0, -1.0), (50, 0.0), (200, 0.4), (500, 0.5)),  # its warm start
@@ -146,6 +190,9 @@ FITS: dict[str, dict[str, Fit]] = {
         "safety_class": {"low": -0.2, "medium": 0.3, "high": 0.8},
         "compute_hours": ((0, -1.0), (0.5, 0.0), (1, 0.3), (8, 1.0)),
         "horizon": {"single": 0.4, "dialogue": 0.4, "tools": 0.0},
+        "task_type": dict(zip(_TASKS, (-0.8, -0.4, 0.5, 1.0, 0.0), strict=True)),
+        "output_stability": {"moving": -0.6, "open": 0.8, "fixed": 0.3},
+        "device": dict(zip(_DEVICES, (0.0, 0.2, 0.6, 1.0), strict=True)),
     },
     "rft": {
         "labelled_pairs": ((0, -1.0), (50, 0.0), (200, 0.3)),  # demonstrations to warm up on
@@ -154,6 +201,9 @@ FITS: dict[str, dict[str, Fit]] = {
         "safety_class": {"low": 0.1, "medium": 0.0, "high": -0.2},
         "compute_hours": ((0, -1.0), (1, 0.0), (8, 0.6), (40, 1.0)),
         "horizon": {"single": -1.0, "dialogue": 0.0, "tools": 1.0},
+        "task_type": dict(zip(_TASKS, (-0.8, 0.2, -0.4, 0.3, 1.0), strict=True)),
+        "output_stability": {"moving": -0.6, "open": -0.2, "fixed": 0.6},
+        "device": dict(zip(_DEVICES, (-0.4, -0.2, 0.3, 1.0), strict=True)),
     },
 }
 

@@ -1,26 +1,28 @@
 """Should this task be trained at all, and how: prompt first, SFT, DPO, RFT, or several of them in a row?
 
-Seven answers (`criteria`) give every method a score: 50 means that nothing speaks for or against it, and each answer
+Ten answers (`criteria`) give every method a score: 50 means that nothing speaks for or against it, and each answer
 moves the score up or down by its weight. Hard rules stand apart from the scores: no weight can vote a rule down.
-Everything that the verdict rests on is a table or an argument, and `flips` says which single answer would change it.
+Everything that the verdict rests on is a table or an argument, and a card says whose it is and who signed it.
 
 Left out on purpose: learning the weights from past projects (there are never enough of them), and probabilities. A
-score is an ordering that can be argued about, not a forecast.
+score is an ordering that can be argued about, not a forecast. What would change it is in `sensitivity`.
 """
 
-import dataclasses
+import datetime
+import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
 
-from ftlib.criteria import CRITERIA, FITS, LABELS, METHODS, TRAINED, WEIGHTS, Criterion, fit
-from ftlib.files import did_you_mean
+from ftlib.criteria import CRITERIA, FITS, LABELS, METHODS, NEEDS, SEQUENCES, TRAINED, WEIGHTS, fit
+from ftlib.files import did_you_mean, to_json
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The seven answers. The defaults describe the playbook's shop.
+    """The ten answers. The defaults describe the playbook's shop.
 
     Raises:
         ValueError: an answer is not one of its levels, or not a count or hours >= 0.
@@ -33,6 +35,9 @@ class Answers:
     safety_class: str = "medium"
     compute_hours: float = 1.0
     horizon: str = "tools"
+    task_type: str = "ruling"
+    output_stability: str = "fixed"
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         for name, criterion in CRITERIA.items():
@@ -76,12 +81,16 @@ class FiredRule:
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict. `path` is what to train in order, empty for "prompt first"; `contributions` sum to score - 50."""
+    """The verdict. `path` is what to train in order, empty for "prompt first"; `contributions` sum to score - 50.
+
+    `sequences` has what `scores` has, for the usual sequences by their label, e.g. "SFT -> DPO".
+    """
 
     path: tuple[str, ...]
     scores: dict[str, float]
     contributions: dict[str, dict[str, float]]
     rules: tuple[FiredRule, ...]
+    sequences: dict[str, float]
 
     @property
     def recommendation(self) -> str:
@@ -90,19 +99,96 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Flip:
-    """The nearest change of one answer that changes the recommendation."""
+class SignOff:
+    """Who answers for a scorecard. It may stay empty: then the scorecard is shown as not signed.
 
-    criterion: str
-    now: int | float | str
-    value: int | float | str
-    path: tuple[str, ...]
+    Raises:
+        ValueError: the date is no ISO date.
+    """
+
+    name: str = ""
+    role: str = ""
+    date: str = ""
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if not isinstance(value, str):
+                raise ValueError(
+                    f"sign-off, {entry.name}: expected text, got {value!r}; leave it empty or write it out"
+                )
+            object.__setattr__(self, entry.name, value.strip())
+        try:
+            datetime.date.fromisoformat(self.date or "2000-01-01")
+        except ValueError:
+            raise ValueError(f"sign-off: expected a date such as 2027-01-31, got {self.date!r}; correct it") from None
+
+    @property
+    def missing(self) -> list[str]:
+        """What a signature still lacks; all three where nobody began to sign."""
+        return [entry.name for entry in fields(self) if not getattr(self, entry.name)]
 
     def sentence(self) -> str:
-        """E.g. "preference_pairs from 400 to 99: the path becomes SFT -> RFT"."""
-        return (
-            f"{self.criterion} from {_show(self.now)} to {_show(self.value)}: the path becomes {path_label(self.path)}"
-        )
+        """E.g. "Not signed." or "Signed: name, role, 2027-01-31."."""
+        if not self.missing:
+            return f"Signed: {self.name}, {self.role}, {self.date}."
+        begun = len(self.missing) < len(fields(self))
+        return f"Not signed: {' and '.join(self.missing)} missing." if begun else "Not signed."
+
+
+@dataclass(frozen=True)
+class Card:
+    """One rater's scorecard: the answers, the weights, and the signature under both."""
+
+    answers: Answers = field(default_factory=Answers)
+    weights: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+    sign_off: SignOff = field(default_factory=SignOff)
+
+
+def card_of(record: Mapping[str, Any], what: str) -> Card:
+    """A card from plain values: scorecard.json, or a draft.
+
+    Args:
+        record: has "answers" and "weights"; "sign_off" may be missing.
+        what: names it in errors, e.g. the file.
+
+    Raises:
+        ValueError: an answer is missing, unknown or of a wrong value, or the weights are.
+    """
+    answers, weights = record.get("answers"), record.get("weights")
+    if not isinstance(answers, Mapping) or not isinstance(weights, Mapping):
+        raise ValueError(f"{what}: expected a scorecard with answers and weights, got {sorted(record)}; check the file")
+    known = {entry.name for entry in fields(Answers)}
+    if set(answers) != known:
+        odd = sorted(set(answers) ^ known)
+        raise ValueError(f"{what}: {', '.join(odd)} missing or unknown; made by another version, run 01 again")
+    _check_weights(weights)
+    sign = record.get("sign_off") or {}
+    return Card(
+        Answers(**answers), dict(weights), SignOff(**{name: sign.get(name, "") for name in ("name", "role", "date")})
+    )
+
+
+def draft(start: Card, now: Card) -> dict[str, Card]:
+    """What a form keeps after each change; `read_draft` reads it."""
+    return {"start": start, "now": now}
+
+
+def read_draft(path: str | Path, start: Card) -> Card:
+    """The card as the form was left, where it began from `start`; else `start` (no draft yet, or other parameters).
+
+    Raises:
+        ValueError: the draft is damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        return start
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        same = kept["start"] == json.loads(to_json(start, "the start"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected a draft of the form, got {error!r}; delete it to begin anew") from None
+    return card_of(kept["now"], str(path)) if same else start
 
 
 def path_label(path: tuple[str, ...]) -> str:
@@ -114,7 +200,7 @@ def contributions(answers: Answers, *, weights: Mapping[str, float] = WEIGHTS) -
     """What each answer adds to each method's score, in points; a method's parts sum to its score - 50.
 
     Args:
-        answers: the seven answers.
+        answers: the ten answers.
         weights: criterion -> weight >= 0; only their proportions matter.
 
     Returns:
@@ -124,13 +210,34 @@ def contributions(answers: Answers, *, weights: Mapping[str, float] = WEIGHTS) -
         ValueError: a weight is missing, unknown, negative or not finite, or a method is left without any.
     """
     _check_weights(weights)
-    found: dict[str, dict[str, float]] = {}
-    for method in METHODS:
-        total = sum(weights[name] for name in FITS[method])
-        found[method] = {
-            name: 50 * weights[name] * fit(method, name, getattr(answers, name)) / total for name in FITS[method]
-        }
-    return found
+    return {method: _parts((method,), answers, weights) for method in METHODS}
+
+
+def sequence_contributions(answers: Answers, *, weights: Mapping[str, float] = WEIGHTS) -> dict[str, dict[str, float]]:
+    """As `contributions`, for the usual sequences.
+
+    A sequence asks for all that its methods ask for, so of a need (data, reward, compute) the worst fit counts. It can
+    do what any of its methods can, so of everything else the best fit counts.
+
+    Returns:
+        label -> criterion -> points, e.g. {"SFT -> DPO": {"labelled_pairs": 4.1, …}, …}.
+
+    Raises:
+        ValueError: see `contributions`.
+    """
+    _check_weights(weights)
+    return {path_label(path): _parts(path, answers, weights) for path in SEQUENCES}
+
+
+def _parts(path: Sequence[str], answers: Answers, weights: Mapping[str, float]) -> dict[str, float]:
+    """criterion -> points of one method, or of several in a row."""
+    concerned = [name for name in CRITERIA if any(name in FITS[method] for method in path)]
+    total = sum(weights[name] for name in concerned)
+    points = {}
+    for name in concerned:
+        fits = [fit(method, name, getattr(answers, name)) for method in path if name in FITS[method]]
+        points[name] = 50 * weights[name] * (min(fits) if name in NEEDS else max(fits)) / total
+    return points
 
 
 def fired_rules(
@@ -139,7 +246,7 @@ def fired_rules(
     """The hard rules that take methods out, in the order in which they are looked at.
 
     Args:
-        answers: the seven answers.
+        answers: the ten answers.
         few_shot_low: low end of the 95 % interval of the measured few-shot accuracy; None if not measured.
         limits: what the rules compare with.
     """
@@ -186,6 +293,13 @@ def fired_rules(
         "no program can tell a good answer from a bad one, so there is nothing to reinforce",
         "find an outcome that can be checked, or use preference pairs",
     )
+    out(
+        answers.task_type == "lookup" and answers.output_stability == "moving",
+        "facts_that_move",
+        TRAINED,
+        "a fact that changes within weeks is stale in the weights before the training is over",
+        "put the document into the prompt; train only what stays, such as the form of the answer",
+    )
     for method in TRAINED:
         needed = getattr(limits, f"{method}_hours")
         out(
@@ -219,7 +333,7 @@ def recommend(
     prompting. A rule may make DPO join a path that trains something else.
 
     Args:
-        answers: the seven answers.
+        answers: the ten answers.
         weights: criterion -> weight >= 0.
         few_shot_low: see `fired_rules`.
         limits: see `Limits`.
@@ -239,70 +353,9 @@ def recommend(
     }
     joining = _joining_rules(answers, wanted, gone)
     wanted |= {method for rule in joining for method in rule.methods}
-    return Decision(tuple(method for method in TRAINED if method in wanted), scores, parts, rules + joining)
-
-
-def flips(
-    answers: Answers,
-    *,
-    weights: Mapping[str, float] = WEIGHTS,
-    few_shot_low: float | None = None,
-    limits: Limits | None = None,
-) -> list[Flip]:
-    """Which single answer, changed by how much, changes the recommendation: for each, the nearest one up and down.
-
-    Numbers are followed to 100,000 pairs and 1,000 hours; counts are exact, hours to a hundredth.
-
-    Returns:
-        Flips in the order of the criteria. An answer that cannot change the recommendation alone gives none.
-    """
-
-    def path_at(name: str, value: int | float | str) -> tuple[str, ...]:
-        changed = dataclasses.replace(answers, **{name: value})
-        return recommend(changed, weights=weights, few_shot_low=few_shot_low, limits=limits).path
-
-    found: list[Flip] = []
-    for name, criterion in CRITERIA.items():
-        now = getattr(answers, name)
-        here = path_at(name, now)
-        for way in (-1, 1):
-            steps = _steps(criterion, now, way)
-            value = next((step for step in steps if path_at(name, step) != here), None)
-            if value is None:
-                continue
-            if criterion.kind != "choice":
-                before = steps[steps.index(value) - 1] if steps.index(value) else now
-                value = _nearest(
-                    before, value, criterion.kind, lambda step, name=name, here=here: path_at(name, step) != here
-                )
-            found.append(Flip(name, now, value, path_at(name, value)))
-    return found
-
-
-def swings(
-    answers: Answers, method: str, *, weights: Mapping[str, float] = WEIGHTS, against: str = "prompt"
-) -> dict[str, tuple[float, float]]:
-    """How far each answer alone can move a method's lead over another: what a tornado figure shows.
-
-    Args:
-        answers: the seven answers.
-        method: e.g. "dpo".
-        weights: criterion -> weight >= 0.
-        against: the method that the lead is measured to.
-
-    Returns:
-        criterion -> (least, most) of score(method) - score(against), in points, over all of its levels.
-    """
-
-    def lead(name: str, value: int | float | str) -> float:
-        parts = contributions(dataclasses.replace(answers, **{name: value}), weights=weights)
-        return sum(parts[method].values()) - sum(parts[against].values())
-
-    found = {}
-    for name, criterion in CRITERIA.items():
-        leads = [lead(name, level.at) for level in criterion.levels] + [lead(name, getattr(answers, name))]
-        found[name] = (min(leads), max(leads))
-    return found
+    rows = sequence_contributions(answers, weights=weights)
+    sequences = {label: 50 + sum(points.values()) for label, points in rows.items()}
+    return Decision(tuple(method for method in TRAINED if method in wanted), scores, parts, rules + joining, sequences)
 
 
 def _joining_rules(answers: Answers, wanted: set[str], gone: set[str]) -> tuple[FiredRule, ...]:
@@ -343,35 +396,3 @@ def _check_weights(weights: Mapping[str, float]) -> None:
     for method in METHODS:
         if not sum(weights[name] for name in FITS[method]) > 0:
             raise ValueError(f"weights: all criteria of {LABELS[method]} weigh 0; give one of them a weight above 0")
-
-
-def _steps(criterion: Criterion, now: int | float | str, way: int) -> list:
-    """Values to try, going away from `now`: levels for a choice, about 4 % apart for a number."""
-    if criterion.kind == "choice":
-        names = [level.at for level in criterion.levels]
-        place = names.index(now)
-        return names[place + 1 :] if way > 0 else names[:place][::-1]
-    unit, top = (1, 100_000) if criterion.kind == "count" else (0.01, 1_000.0)
-    values, value = [], now
-    while (value < top) if way > 0 else (value > 0):
-        value = max(value * 1.04, value + unit) if way > 0 else max(0, min(value / 1.04, value - unit))
-        value = int(math.ceil(value) if way > 0 else value) if criterion.kind == "count" else round(value, 2)
-        values.append(value)
-    return values
-
-
-def _nearest(before, after, kind: str, changed: Callable[[int | float], bool]) -> int | float:
-    """Bisect to the first value that changes the path, between one that does not and one that does."""
-    scale = 1 if kind == "count" else 100
-    low, high = round(before * scale), round(after * scale)
-    while abs(high - low) > 1:
-        middle = (low + high) // 2
-        if changed(middle if scale == 1 else middle / scale):
-            high = middle
-        else:
-            low = middle
-    return high if scale == 1 else high / scale
-
-
-def _show(value: int | float | str) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else value

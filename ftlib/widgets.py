@@ -7,18 +7,19 @@ Text of users and models is data: it is escaped, shown with its own line breaks,
 Left out on purpose: custom front-end code, keyboard shortcuts, colours that carry meaning, and rendering of markdown.
 """
 
+import datetime
 import html
 import time
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import ipywidgets as W
 from sqlalchemy.exc import SQLAlchemyError
 
 from ftlib import risks as register
-from ftlib import scorecard
-from ftlib.criteria import CRITERIA, LABELS, WEIGHTS, anchor
+from ftlib import scorecard, sensitivity
+from ftlib.criteria import CRITERIA, LABELS, anchor
 
 if TYPE_CHECKING:
     from ftlib.ratings import RatingSession, Shown
@@ -193,25 +194,24 @@ def _reason(error: Exception) -> str:
 
 
 class ScorecardWidget(W.VBox):
-    """The scorecard by hand; made by `scorecard_widget`. Read `answers`, `weights` and `decision` from it."""
+    """The scorecard by hand; made by `scorecard_widget`. Read `card` and `decision` from it."""
 
     def __init__(
         self,
-        answers: scorecard.Answers,
+        card: scorecard.Card,
         *,
-        weights: Mapping[str, float],
         few_shot_low: float | None,
         limits: scorecard.Limits | None,
-        on_change: Callable[[scorecard.Answers, dict[str, float]], object] | None,
+        on_change: Callable[[scorecard.Card], object] | None,
     ):
         self._rest = {"few_shot_low": few_shot_low, "limits": limits}
-        self._on_change = on_change
-        self.controls = {name: _answer_control(name, getattr(answers, name)) for name in CRITERIA}
+        self._on_change, self._clearing = on_change, False
+        self.controls = {name: _answer_control(name, getattr(card.answers, name)) for name in CRITERIA}
         self.sliders = {
             name: W.FloatSlider(
-                value=weights[name],
+                value=card.weights[name],
                 min=0,
-                max=max(5.0, *weights.values()),
+                max=max(5.0, *card.weights.values()),
                 step=0.5,
                 description="weight",
                 continuous_update=False,
@@ -220,26 +220,36 @@ class ScorecardWidget(W.VBox):
             )
             for name in CRITERIA
         }
-        self._anchors = {name: W.HTML() for name in CRITERIA}
+        self.anchors = {name: W.HTML() for name in CRITERIA}
+        day = datetime.date.fromisoformat(card.sign_off.date) if card.sign_off.date else None
+        self.sign = {
+            "name": W.Text(value=card.sign_off.name, description="name", continuous_update=False),
+            "role": W.Text(value=card.sign_off.role, description="role", continuous_update=False),
+            "date": W.DatePicker(value=day, description="date"),
+        }
         self.result = W.HTML()
         rows = []
         for name, criterion in CRITERIA.items():
             question = W.HTML(f"<b>{visible(criterion.question)}</b>")
-            rows += [question, W.HBox([self.controls[name], self.sliders[name]]), self._anchors[name]]
-        super().__init__([*rows, self.result], layout=W.Layout(max_width="880px"))
-        self._show()
+            rows += [question, W.HBox([self.controls[name], self.sliders[name]]), self.anchors[name]]
+        head = W.HTML("<b>Who signs it?</b> May stay empty. A change above takes the date away: sign again.")
+        signing = W.HBox(list(self.sign.values()), layout=W.Layout(flex_flow="row wrap"))
+        super().__init__([*rows, self.result, head, signing], layout=W.Layout(max_width="980px"))
+        self._show("")
         for control in (*self.controls.values(), *self.sliders.values()):
+            control.observe(self._answered, names="value")
+        for control in self.sign.values():
             control.observe(self._changed, names="value")
 
     @property
-    def answers(self) -> scorecard.Answers:
-        """The answers as they stand."""
-        return scorecard.Answers(**{name: control.value for name, control in self.controls.items()})
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The weights as they stand."""
-        return {name: slider.value for name, slider in self.sliders.items()}
+    def card(self) -> scorecard.Card:
+        """Answers, weights and signature as they stand."""
+        day = self.sign["date"].value
+        return scorecard.Card(
+            scorecard.Answers(**{name: control.value for name, control in self.controls.items()}),
+            {name: slider.value for name, slider in self.sliders.items()},
+            scorecard.SignOff(self.sign["name"].value, self.sign["role"].value, day.isoformat() if day else ""),
+        )
 
     @property
     def decision(self) -> scorecard.Decision:
@@ -248,45 +258,59 @@ class ScorecardWidget(W.VBox):
         Raises:
             ValueError: the weights leave a method without any.
         """
-        return scorecard.recommend(self.answers, weights=self.weights, **self._rest)
+        card = self.card
+        return scorecard.recommend(card.answers, weights=card.weights, **self._rest)
+
+    def _answered(self, change: object) -> None:
+        """A signature stands under the answers that it was given for."""
+        self._clearing = True
+        self.sign["date"].value = None
+        self._clearing = False
+        self._changed(change)
 
     def _changed(self, _change: object) -> None:
-        self._show()
+        if self._clearing:
+            return
+        fault = ""
         if self._on_change is not None:
-            self._on_change(self.answers, self.weights)
+            try:
+                self._on_change(self.card)
+            except (ValueError, OSError) as error:
+                fault = f"Not kept. {_reason(error)}"
+        self._show(fault)
 
-    def _show(self) -> None:
+    def _show(self, fault: str) -> None:
+        card = self.card
         for name, control in self.controls.items():
             level = anchor(name, control.value)
-            self._anchors[
+            self.anchors[
                 name
             ].value = f'<div style="color:#5b6770;line-height:1.35;margin:-4px 0 10px">{visible(level.anchor)}</div>'
+        alarm = f'<p role="alert" style="color:#b5473c">{visible(fault)}</p>' if fault else ""
         try:
             decision = self.decision
         except ValueError as error:
-            self.result.value = f'<p role="alert" style="color:#b5473c">{visible(str(error))}</p>'
+            self.result.value = f'{alarm}<p role="alert" style="color:#b5473c">{visible(str(error))}</p>'
             return
-        nearest = scorecard.flips(self.answers, weights=self.weights, **self._rest)
-        self.result.value = _decision_html(decision, nearest)
+        nearest = sensitivity.flips(card.answers, weights=card.weights, **self._rest)
+        self.result.value = alarm + _decision_html(decision, nearest, card.sign_off)
 
 
 def scorecard_widget(
-    answers: scorecard.Answers,
+    card: scorecard.Card,
     *,
-    weights: Mapping[str, float] = WEIGHTS,
     few_shot_low: float | None = None,
     limits: scorecard.Limits | None = None,
-    on_change: Callable[[scorecard.Answers, dict[str, float]], object] | None = None,
+    on_change: Callable[[scorecard.Card], object] | None = None,
 ) -> ScorecardWidget:
     """Answer the scorecard by hand, with the anchor text of each answer, the weights, and the verdict as it moves.
 
     Args:
-        answers: to start from.
-        weights: to start from.
+        card: to start from.
         few_shot_low, limits: as in `scorecard.recommend`.
-        on_change: called with (answers, weights) after each change, e.g. to keep them in the run.
+        on_change: called with the card after each change, e.g. to keep it in the run; where it fails, the form says so.
     """
-    return ScorecardWidget(answers, weights=weights, few_shot_low=few_shot_low, limits=limits, on_change=on_change)
+    return ScorecardWidget(card, few_shot_low=few_shot_low, limits=limits, on_change=on_change)
 
 
 def _answer_control(name: str, value: int | float | str) -> W.Widget:
@@ -301,12 +325,16 @@ def _answer_control(name: str, value: int | float | str) -> W.Widget:
     return W.BoundedFloatText(value=value, min=0.0, max=100_000.0, step=0.25, style=style, **common)
 
 
-def _decision_html(decision: scorecard.Decision, nearest: Sequence[scorecard.Flip]) -> str:
+def _decision_html(
+    decision: scorecard.Decision, nearest: Sequence[sensitivity.Flip], sign_off: scorecard.SignOff
+) -> str:
+    chosen = {LABELS[method] for method in decision.path} | {decision.recommendation}
+    scores = {LABELS[method]: score for method, score in decision.scores.items()} | decision.sequences
     bars = "".join(
-        f'<tr><td style="padding-right:12px">{LABELS[method]}</td><td style="width:360px">'
-        f'<div style="background:{"#2f6f9f" if method in decision.path else "#a9b4bc"};height:14px;'
+        f'<tr><td style="padding-right:12px">{label.replace("->", "→")}</td><td style="width:360px">'
+        f'<div style="background:{"#2f6f9f" if label in chosen else "#a9b4bc"};height:14px;'
         f'width:{score:.0f}%"></div></td><td style="padding-left:8px;text-align:right">{score:.0f}</td></tr>'
-        for method, score in decision.scores.items()
+        for label, score in scores.items()
     )
     rules = "".join(
         f"<li><b>{rule.name}</b> ({', '.join(LABELS[method] for method in rule.methods)}: {rule.effect}): "
@@ -316,7 +344,8 @@ def _decision_html(decision: scorecard.Decision, nearest: Sequence[scorecard.Fli
     changes = "".join(f"<li>{visible(flip.sentence())}</li>" for flip in nearest)
     return (
         f'<div aria-live="polite" style="border-top:1px solid #c9d1d6;padding-top:8px;line-height:1.4">'
-        f'<p style="font-size:1.2em"><b>{decision.recommendation.replace("->", "→")}</b></p><table>{bars}</table>'
+        f'<p style="font-size:1.2em"><b>{decision.recommendation.replace("->", "→")}</b></p>'
+        f"<p>{visible(sign_off.sentence())}</p><table>{bars}</table>"
         f"<p>{'Hard rules' if rules else 'No hard rule applies.'}</p><ul>{rules}</ul>"
         f"<p>{'What would change it' if changes else 'No single answer would change it.'}</p><ul>{changes}</ul></div>"
     )

@@ -29,7 +29,7 @@ NOTEBOOKS = [path for path in NOTEBOOKS if ".ipynb_checkpoints" not in path.part
 ORDER = (
     "files", "records", "ledger", "lineage", "machine", "progress", "parameters", "runs",
     "models", "profiles",
-    "criteria", "scorecard", "quality", "store", "ratings", "agreement", "pairs",
+    "criteria", "scorecard", "sensitivity", "costs", "quality", "store", "ratings", "agreement", "pairs",
     "ragged", "generate", "train", "tree", "lean", "tasks",
     "safety", "judges", "gates", "rollout", "serve",
     "desk", "rewards",
