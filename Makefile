@@ -15,13 +15,14 @@ OUT ?=
 OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(SEED),--seed '$(SEED)') $(if $(RUN),--run '$(RUN)') $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv model play smoke lab report verify need-run pack bench gpu-check test lint
+.PHONY: help venv model play smoke deep lab report verify need-run pack bench gpu-check test lint
 
 help:
 	@echo "make play      install, fetch the embedded model, run notebooks 00-08, write the report"
 	@echo "               RUN=<run_id> goes on where a run stopped; PROFILE=cpu|t4|gpu24|gpu80|auto; SEED=17"
 	@echo "               ARGS=\"--only 02_sft --set beta=0.2\" goes to: python -m ftlib run --help"
 	@echo "make smoke     the same in minutes, with a few steps a notebook: proves the wiring, no evidence"
+	@echo "make deep      RUN=<run_id>: the notebooks of notebooks/deep over a finished run; ARGS=\"--only 01a\" picks"
 	@echo "make lab       JupyterLab at notebooks/00_start_here.ipynb"
 	@echo "make report    RUN=<run_id>: write report.html again"
 	@echo "make verify    RUN=<run_id>: are the ledger and the artifacts as they were made?"
@@ -52,6 +53,9 @@ smoke: PROFILE = smoke
 smoke: model
 	$(BIN)/python -m ftlib run $(OPTIONS)
 
+deep: need-run $(STAMP)
+	$(BIN)/python -m ftlib run --deep $(OPTIONS)
+
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
@@ -59,7 +63,7 @@ report verify pack: need-run $(STAMP)
 	$(BIN)/python -m ftlib $@ '$(RUN)'
 
 need-run:
-	@test -n '$(RUN)' || { echo "Say which run: make report RUN=<run_id> (a folder of papermill_runs/)"; exit 1; }
+	@test -n '$(RUN)' || { echo "Say which run: make $(MAKECMDGOALS) RUN=<run_id> (a folder of papermill_runs/)"; exit 1; }
 
 bench: model
 	$(BIN)/python -m benchmarks $(ONLY) $(if $(OUT),--out '$(OUT)')

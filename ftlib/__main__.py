@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
         help="a parameter for the notebooks that have it",
     )  # fmt: skip
+    run.add_argument("--deep", action="store_true", help="the notebooks of notebooks/deep, over the finished run --run")
     commands.add_parser("report", help="write report.html of a run").add_argument("run", metavar="RUN", help=RUN_HELP)
     packing = commands.add_parser("pack", help="write the evidence pack of a run, one zip with hashes")
     packing.add_argument("run", metavar="RUN", help=RUN_HELP)
@@ -90,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace, notebooks: Path, screen: Screen) -> int:
     settings = _settings(args.settings)
-    paths = runner.find_notebooks(notebooks, args.only)
+    if args.deep and not args.run:
+        raise ValueError("--deep reads a run that is finished: say which with --run, or make deep RUN=<run_id>")
+    paths = runner.find_notebooks(notebooks / "deep" if args.deep else notebooks, args.only)
     if args.run:
         run_path = _existing_run(args.run)
         known = _identity(run_path, profile=args.profile, seed=args.seed, model_id=settings.pop("model_id", None))

@@ -84,7 +84,8 @@ def bars_with_intervals(
     for where, value in zip(place, values, strict=True):
         top = max(value, known.get(where, value)) if value is not None else 0
         text = "not measured" if value is None else _number(value)
-        fig.add_annotation(x=where, y=top, text=text, showarrow=False, yshift=12, font={"size": 14})
+        soft = "rgba(255,255,255,0.75)"  # readable also where the threshold's line runs behind it
+        fig.add_annotation(x=where, y=top, text=text, showarrow=False, yshift=13, font={"size": 14}, bgcolor=soft)
     _style(fig, title, x_title, y_title)
     if threshold is not None:
         _line_across(fig, threshold, f"needed: {_number(threshold)}")
@@ -211,7 +212,7 @@ def stacked_bars(
     if limit is not None:
         _line_up(fig, limit, limit_label or _number(limit))
         fig.update_yaxes(autorange=False, range=[len(ticks) - 0.4, -1.0])  # room for the line's label on top
-        widest = max(limit * 1.3, *(sum(parts.values()) * 1.05 for parts in amounts.values()))
+        widest = max(limit * 1.45, *(sum(parts.values()) * 1.05 for parts in amounts.values()))
         fig.update_xaxes(range=[0, widest])
     return fig
 

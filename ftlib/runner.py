@@ -54,7 +54,7 @@ class Step:
 
 
 def find_notebooks(folder: Path, only: Sequence[str] = ()) -> list[Path]:
-    """The numbered notebooks of a folder in order, or the ones named.
+    """The numbered notebooks of a folder in order (02_sft; deep ones 01a_costs_and_cases), or the ones named.
 
     Args:
         only: names with or without ".ipynb", or just the number: "02_sft", "02".
@@ -63,7 +63,7 @@ def find_notebooks(folder: Path, only: Sequence[str] = ()) -> list[Path]:
         FileNotFoundError: no numbered notebook is there.
         ValueError: a name fits no notebook.
     """
-    found = {path.stem: path for path in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))}
+    found = {path.stem: path for path in sorted(Path(folder).glob("[0-9][0-9]*_*.ipynb"))}
     if not found:
         raise FileNotFoundError(f"{folder}: expected notebooks named NN_*.ipynb, found none; check the folder")
     chosen = set()

@@ -148,6 +148,24 @@ def test_run_from_any_folder_gives_parameters_kernel_and_report(place, capsys, m
     assert main(["verify", run.name]) == 0
 
 
+def test_deep_notebooks_run_over_a_finished_run(place, capsys):
+    """They have a folder and letters of their own, are left out of a plain run, and need to be told which run."""
+    make_notebook(place, "01_one", 'run.write_json("n.json", {"n": 3})')
+    (place / "deep").mkdir()
+    read = 'import json; n = json.loads(run.upstream("01_one", "n.json").read_text())["n"]'
+    make_notebook(place / "deep", "01a_deeper", read, 'run.write_json("twice.json", {"n": 2 * n})')
+    assert play(place) == 0
+    run = only_run(place)
+    assert not (run / "artifacts/01a_deeper").exists()
+    assert main(["run", "--deep"], notebooks=place) == 2
+    assert "--deep reads a run that is finished: say which with --run" in capsys.readouterr().err
+    assert main(["run", "--run", run.name, "--deep"], notebooks=place) == 0
+    assert json.loads((run / "artifacts/01a_deeper/twice.json").read_text()) == {"n": 6}
+    assert "[1/1] 01a_deeper · complete in" in capsys.readouterr().out
+    assert main(["run", "--run", run.name, "--deep", "--only", "01a"], notebooks=place) == 0
+    assert main(["verify", run.name]) == 0
+
+
 def test_failing_cell_then_fixed_goes_on_and_skips_what_is_complete(place, capsys, tmp_path):
     count = f'with open({str(tmp_path / "count")!r}, "a") as f: f.write("x")'
     make_notebook(place, "01_one", count)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from ftlib.evidence import verify_run
-from ftlib.runs import STAGE
+from ftlib.runs import STAGE, stage_path
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
+DEEP = [path.stem for path in sorted((ROOT / "notebooks" / "deep").glob("*.ipynb"))]
 pytestmark = pytest.mark.chain
 
 
@@ -85,6 +86,20 @@ def test_each_notebook_alone(name, chain, tmp_path):
     done = papermill(name, tmp_path / "out.ipynb", tmp_path / "runs", *given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (copy / "artifacts" / STAGE[name] / "COMPLETE").is_file()
+
+
+def test_the_deep_notebooks_over_a_finished_run(chain, tmp_path):
+    """`make deep`: each reads the run, completes, and leaves a run that still verifies."""
+    copy = tmp_path / "runs" / chain.name
+    shutil.copytree(chain, copy, ignore=shutil.ignore_patterns("checkpoints"))
+    command = [sys.executable, "-m", "ftlib", "run", "--run", chain.name, "--deep"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(copy.parent), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for name in DEEP:
+        assert (stage_path(copy, name) / "COMPLETE").is_file()
+    assert verify_run(copy) == []
 
 
 REFUSALS = [
