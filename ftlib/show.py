@@ -6,7 +6,7 @@ Left out on purpose: paging and sorting. A table for a reader is short.
 import html
 from dataclasses import dataclass
 
-SHORT = 16  # characters; a cell up to this long stays on one line
+SHORT = 24  # characters; a cell up to this long stays on one line
 
 
 @dataclass(frozen=True)
