@@ -8,7 +8,18 @@ import random
 
 import pytest
 
-from ftlib.quality import Leak, Twin, draw_stratified, duplicate_rate, keep_first, leakage, near_duplicates, shingles
+from ftlib.quality import (
+    Leak,
+    Twin,
+    all_leaks,
+    draw_stratified,
+    duplicate_rate,
+    fold,
+    keep_first,
+    leakage,
+    near_duplicates,
+    shingles,
+)
 
 
 def test_shingles_ignore_case_and_punctuation():
@@ -84,3 +95,42 @@ def test_strata_take_turns_and_clusters_come_first():
     assert drawn == draw_stratified(rows, 10, seed=1, **options)
     assert drawn != draw_stratified(rows, 10, seed=2, **options)
     assert sorted(draw_stratified(rows, 99, seed=1, **options)) == sorted(rows)
+
+
+def test_sets_of_words_find_what_shingles_miss():
+    """Eight words, one replaced: 7 shared of 9 words, but only 3 shared of 9 shingles (a b c, b c d, c d e)."""
+    texts = ["a b c d e f g h", "a b c d e x g h"]
+    assert near_duplicates(texts, 0.5) == []
+    assert near_duplicates(texts, 0.5, n=1) == [Twin(0, 1, pytest.approx(7 / 9))]
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 1.0])
+def test_the_rarest_shingles_miss_no_pair(n, threshold):
+    """The filter by prefix and size drops no pair, whatever the threshold."""
+    rng = random.Random(5)
+    texts = [" ".join(rng.choices("abcdef", k=rng.randint(0, 12))) for _ in range(80)]
+    expected = set()
+    for i, j in itertools.combinations(range(len(texts)), 2):
+        a, b = shingles(texts[i], n), shingles(texts[j], n)
+        if len(a & b) / len(a | b) >= threshold:
+            expected.add((i, j))
+    assert {(t.first, t.second) for t in near_duplicates(texts, threshold, n=n)} == expected
+
+
+def test_every_leak_of_a_test_row_is_named():
+    assert [(leak.test, leak.train) for leak in all_leaks(["a b c d", "x", "a b c d"], ["a b c d"])] == [(0, 0), (0, 2)]
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        "WHERE IS MY TENT?",
+        "Where is my t\u0435nt?",  # a Cyrillic e
+        "Where is my te\u200bnt?",  # a zero-width space
+        "Wh\u00e9re is my tent?",
+        "\uff37\uff48\uff45\uff52\uff45 is my tent?",  # wide letters
+    ],
+)
+def test_folding_undoes_the_tricks_that_hide_a_copy(copy):
+    assert fold(copy) == "where is my tent?"
