@@ -237,6 +237,23 @@ class PreferencePair(Row):
         return self
 
 
+class AuditVerdict(Row):
+    """What one auditor says to one training row. `digest` is of the text that was judged: a changed row is open again.
+
+    `settles` marks the last word on a row that was not plainly right; `simulated` that a program gave the verdict.
+    """
+
+    row_id: Text
+    digest: Text
+    auditor: Text
+    verdict: Literal["correct", "wrong", "unsure"]
+    reason: str = ""
+    settles: bool = False
+    seconds: float = Field(ge=0)
+    simulated: bool
+    created_at: Text
+
+
 class GateResult(Row):
     """A gate's number beside its threshold. `evidence` is false where the number proves nothing (a smoke run)."""
 
@@ -264,7 +281,7 @@ def parse_target(text: str) -> Target | None:
     Labels outside the known lists are kept: they are wrong answers, and are counted as such.
     """
     try:
-        return Target.model_validate(_loads(text))
+        return Target.model_validate(loads_strict(text))
     except (ValueError, RecursionError):
         return None
 
@@ -295,7 +312,7 @@ def load_jsonl(path: str | Path, model: type[RowT]) -> list[RowT]:
             continue
         where = f"{path.name} line {number}"
         try:
-            row = model.model_validate(_loads(raw.decode("utf-8")))
+            row = model.model_validate(loads_strict(raw.decode("utf-8")))
         except ValidationError as error:
             faults += [f"{where}: {fault}" for fault in _faults(error, model)]
         except UnicodeDecodeError as error:
@@ -342,7 +359,7 @@ def _custom(message: str) -> PydanticCustomError:
     return PydanticCustomError("row", message)
 
 
-def _loads(text: str) -> object:
+def loads_strict(text: str) -> object:
     """`json.loads` without the leniency: a repeated key or NaN is an error, not a silent choice."""
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
