@@ -172,6 +172,38 @@ def zero_failures_needed(rate: float, *, confidence: float = 0.95) -> int:
     return math.ceil(math.log(1 - confidence) / math.log(1 - rate))
 
 
+def lower_bound(successes: int, n: int, *, confidence: float = 0.95) -> float:
+    """The least share that the count still allows: Clopper and Pearson's exact one-sided bound.
+
+    Exact means never too high, also where all of few items are right: Wilson's would be there.
+
+    Raises:
+        ValueError: if n < 1, or successes are not within 0..n.
+
+    Example:
+        >>> round(lower_bound(29, 29), 3), round(lower_bound(46, 48), 3)
+        (0.902, 0.875)
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"expected n >= 1 and 0 <= successes <= n, got {successes} of {n}; count the items again")
+    return 0.0 if successes == 0 else float(stats.beta.ppf(1 - confidence, successes, n - successes + 1))
+
+
+def successes_needed(share: float, failures: int = 0, *, confidence: float = 0.95) -> int:
+    """The least n at which n - failures of n show a share of at least `share` (`lower_bound`).
+
+    Example:
+        >>> [successes_needed(0.9, failures) for failures in range(4)]
+        [29, 46, 61, 76]
+    """
+    if not 0 < share < 1 or failures < 0:
+        raise ValueError(f"expected a share between 0 and 1 and failures >= 0, got {share} and {failures}")
+    n = failures + 1
+    while lower_bound(n - failures, n, confidence=confidence) < share:
+        n += 1
+    return n
+
+
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Holm's adjusted p-values, in the order given: compare each with alpha as if it were the only test."""
     p_N = _finite(p_values, "p_values")

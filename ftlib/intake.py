@@ -303,7 +303,8 @@ def _examples(records: Iterable[tuple[int, dict]], reading: Reading, name: str) 
     seen: dict[str, int] = {}
     for count, (number, record) in enumerate(records, start=1):
         where = f"{name} {_unit(reading.format)} {number}"
-        row_id = str(record.get("id") or f"{Path(name).stem}-{count}")
+        given = record.get("id")
+        row_id = f"{Path(name).stem}-{count}" if given in (None, "") else str(given)
         if row_id in seen:
             raise ValueError(
                 f"{where}: id {row_id!r} was used in {_unit(reading.format)} {seen[row_id]}; give each row its own id"

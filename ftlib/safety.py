@@ -282,6 +282,24 @@ def find_pii(text: str) -> list[Pii]:
     return list(_find_pii(text))
 
 
+_RESERVED_DOMAIN = re.compile(r"(?:@|\.)(?:example\.(?:com|org|net)|example|test|invalid)$")  # RFC 2606
+_RESERVED_DIGITS = re.compile(r"1?(?:\d{3})?55501\d\d|(?:44|0)(?:1632960|7700900|2079460)\d{3}")
+_TEST_CARDS = frozenset(
+    (
+        *("4242424242424242", "4111111111111111", "4000056655665556", "5555555555554444"),
+        *("5105105105105100", "378282246310005", "6011111111111117"),
+    )
+)
+
+
+def is_reserved(pii: Pii) -> bool:
+    """Does this datum belong to nobody: a domain for examples, a phone number set aside for fiction, a test card?"""
+    if pii.kind == "EMAIL":
+        return bool(_RESERVED_DOMAIN.search(pii.value))
+    digits = re.sub(r"\D", "", pii.text)
+    return digits in _TEST_CARDS if pii.kind == "CARD" else bool(_RESERVED_DIGITS.fullmatch(digits))
+
+
 def mask_pii(text: str) -> str:
     """The text with each piece of personal data replaced by its kind, such as `[EMAIL]`."""
     for pii in reversed(find_pii(text)):

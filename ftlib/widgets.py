@@ -22,6 +22,7 @@ from ftlib import scorecard, sensitivity
 from ftlib.criteria import CRITERIA, LABELS, anchor
 
 if TYPE_CHECKING:
+    from ftlib.audit import AuditSession, ShownRow
     from ftlib.ratings import RatingSession, Shown
 
 # Wide characters that show as nothing, beyond the categories that `visible` names as a whole.
@@ -169,6 +170,86 @@ class _RatingView:
             self._prompt.value = text_box(self._shown.item.prompt, label="Customer")
             self._left.value = text_box(self._shown.text("left"), label="Answer A")
             self._right.value = text_box(self._shown.text("right"), label="Answer B")
+        self._say(message)
+        self._shown_at = time.monotonic()
+
+    def _say(self, message: str) -> None:
+        self._message.value = f'<span aria-live="polite">{visible(message)}</span>'
+
+
+def audit_widget(session: "AuditSession", *, double_click_seconds: float = 0.3) -> W.VBox:
+    """One training row at a time, and the buttons that judge its answer: correct, wrong or unsure, and why.
+
+    The auditor sees neither the row's id nor what another auditor said. A verdict is on disk before the next row shows;
+    after a restart, the same session goes on where it stopped.
+
+    Args:
+        session: an `AuditSession`; the widget calls its `current`, `submit`, `back` and `progress`.
+        double_click_seconds: as in `rating_widget`.
+    """
+    return _AuditView(session, double_click_seconds).box
+
+
+class _AuditView:
+    def __init__(self, session: "AuditSession", double_click_seconds: float):
+        self._session, self._guard = session, double_click_seconds
+        self._shown: ShownRow | None = None
+        self._shown_at = float("-inf")
+        self._head, self._message = W.HTML(), W.HTML()
+        self._texts = {"text": W.HTML(), "context": W.HTML(), "answer": W.HTML()}
+        self._reason = W.Textarea(
+            placeholder="Why? (wanted for wrong and unsure)", layout=W.Layout(width="98%", height="52px")
+        )
+        self._buttons = {
+            "correct": W.Button(description="Correct", button_style="primary"),
+            "wrong": W.Button(description="Wrong", button_style="primary"),
+            "unsure": W.Button(description="Unsure"),
+        }
+        for verdict, button in self._buttons.items():
+            button.on_click(lambda _, verdict=verdict: self._judge(verdict))
+        self._back = W.Button(description="Back", layout=W.Layout(width="90px"))
+        self._back.on_click(lambda _: self._go_back())
+        row = W.HBox([*self._buttons.values(), self._back], layout=W.Layout(flex_flow="row wrap", margin="6px 0"))
+        self.box = W.VBox(
+            [self._head, *self._texts.values(), self._reason, row, self._message],
+            layout=W.Layout(width="100%", max_width="1000px"),
+        )
+        self._show("")
+
+    def _judge(self, verdict: str) -> None:
+        shown = self._shown
+        if shown is None or time.monotonic() - self._shown_at < self._guard:
+            return
+        try:
+            self._session.submit(verdict, reason=self._reason.value.strip(), row_id=shown.item.id)
+        except (ValueError, OSError, RuntimeError) as error:
+            self._say(f"Not stored; the row stays. {_reason(error)}")
+            return
+        self._show(f"Stored: {verdict}.")
+
+    def _go_back(self) -> None:
+        opened = self._session.back()
+        self._show(
+            "Nothing to go back to." if opened is None else "Open again: a new verdict takes the old one's place."
+        )
+
+    def _show(self, message: str) -> None:
+        self._shown, progress = self._session.current(), self._session.progress()
+        self._head.value = (
+            f"<b>{progress.done} of {progress.total} judged</b> "
+            f'<progress value="{progress.done}" max="{progress.total}"></progress> '
+            f"auditor {visible(self._session.auditor)}"
+        )
+        self._reason.value = ""
+        for control in (*self._buttons.values(), self._reason):
+            control.disabled = self._shown is None
+        self._back.disabled = progress.done == 0
+        for name, label in (("text", "Customer"), ("context", "Policy"), ("answer", "Answer to judge")):
+            text = "" if self._shown is None else getattr(self._shown.item, name)
+            shown = self._shown is not None and (bool(text) or name != "context")
+            self._texts[name].value = text_box(text, label=label) if shown else ""
+        if self._shown is None:
+            self._texts["text"].value = f"<b>All {progress.total} rows are judged. Go on with the next cell.</b>"
         self._say(message)
         self._shown_at = time.monotonic()
 

@@ -27,11 +27,11 @@ NOTEBOOKS = [path for path in NOTEBOOKS if ".ipynb_checkpoints" not in path.part
 # list, with the rooms that came since; `models` needs no other room, so it stands above `profiles`, which asks it what
 # the CPU can do, and `rewards` stands below the `desk` whose logs it reads.
 ORDER = (
-    "files", "records", "ledger", "lineage", "machine", "progress", "parameters", "runs",
+    "files", "records", "intake", "ledger", "lineage", "machine", "progress", "parameters", "runs",
     "models", "profiles",
     "criteria", "scorecard", "sensitivity", "costs", "quality", "store", "ratings", "agreement", "pairs",
     "ragged", "generate", "train", "tree", "lean", "tasks",
-    "safety", "judges", "gates", "rollout", "serve",
+    "safety", "judges", "gates", "data_gates", "audit", "rollout", "serve",
     "desk", "rewards",
     "summary", "sheets", "risks", "holdouts", "roadmap", "cards", "plots", "show", "exercises", "evidence", "pack",
     "widgets",
