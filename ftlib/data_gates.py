@@ -101,7 +101,7 @@ class Finding:
 
     def gate(self, notebook: str) -> GateResult:
         """The verdict, for the ledger."""
-        note = f"{self.method}; {self.span}; {self.fix}"
+        note = f"{self.fix} (method: {self.method}; span: {self.span})"
         judged = judge_gate(
             self.id, notebook, value=self.value, threshold=self.threshold, op=self.op, n=self.n,
             interval=self.interval, need_n=self.need_n, note=note,

@@ -87,8 +87,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def list_files(folder: Path) -> list[Path]:
-    """All files under a folder, sorted, but the temporary ones of `write_atomic`."""
-    found = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    """All files under a folder, sorted, but the temporary ones of `write_atomic` and the locks of `locked`."""
+    found = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != ".lock")
     return [file for file in found if not (file.name.startswith(".") and file.suffix == ".tmp")]
 
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ftlib.records import SftRow, load_jsonl, loads_strict
 
@@ -79,6 +80,14 @@ class Reading:
     form: str
     prompt: str
     answer: str
+
+
+def as_record(row: Any) -> dict:
+    """A row as one JSON object that `load_rows` reads again."""
+    if isinstance(row, SftRow):
+        return row.model_dump(mode="json")
+    messages = [*row.prompt(), {"role": "assistant", "content": row.answer()}]
+    return {"id": row.id, "messages": messages, **row.fields}
 
 
 def load_rows(source: str | Path, **options) -> tuple[Reading, list[SftRow] | list[Example]]:

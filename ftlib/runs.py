@@ -178,11 +178,14 @@ class Run:
         self._inputs |= {f"{stage.name}/{name}": digest for name, digest in wanted.items()}
         return path
 
-    def check_gates(self, ids: Sequence[str], waive: Mapping[str, str] | None = None) -> list[dict]:
+    def check_gates(
+        self, ids: Sequence[str], waive: Mapping[str, str] | None = None, *, own: bool = False
+    ) -> list[dict]:
         """Refuse to go on when one of these gates of an upstream notebook failed and nobody waived it.
 
         Args:
             ids: the gates that this notebook rests on.
+            own: they are this notebook's own, just measured: what may not be trained on stops it before training.
             waive: gate id -> reason. Waivers that are needed are written to the ledger; a new measurement of the
                 gate needs a new waiver.
 
@@ -201,12 +204,13 @@ class Run:
                 raise ValueError(f"waive[{gate!r}] needs a reason in words, got {reason!r}")
         if self.profile.is_smoke:
             return []
-        latest = [line for line in gate_states(self.path) if line["notebook"] != self.notebook]
+        latest = [line for line in gate_states(self.path) if (line["notebook"] == self.notebook) == own]
+        whose = "it has not" if own else "no upstream notebook has"
         for gate in ids:
             if gate not in {line["id"] for line in latest}:
                 known = sorted({line["id"] for line in latest})
                 raise ValueError(
-                    f"{self.notebook} rests on gate {gate!r}, which no upstream notebook has measured in run "
+                    f"{self.notebook} rests on gate {gate!r}, which {whose} measured in run "
                     f"{self.run_id}{did_you_mean(gate, known)}: run the notebook that measures it first"
                 )
         asked = [line for line in latest if line["id"] in ids]

@@ -190,6 +190,13 @@ def audit_widget(session: "AuditSession", *, double_click_seconds: float = 0.3) 
     return _AuditView(session, double_click_seconds).box
 
 
+def audit_tabs(sessions: "Sequence[AuditSession]", **options) -> W.Tab:
+    """A tab for each auditor, with the auditor's name on it; options as in `audit_widget`."""
+    return W.Tab(
+        [audit_widget(session, **options) for session in sessions], titles=[session.auditor for session in sessions]
+    )
+
+
 class _AuditView:
     def __init__(self, session: "AuditSession", double_click_seconds: float):
         self._session, self._guard = session, double_click_seconds

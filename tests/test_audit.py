@@ -10,7 +10,7 @@ from ftlib.audit import AuditLog, AuditSession, assign, draw_sample, open_questi
 from ftlib.data_gates import Item, items_of
 from ftlib.gates import lower_bound, successes_needed
 from ftlib.records import AuditVerdict, SftRow, data_path, load_jsonl
-from ftlib.widgets import audit_widget
+from ftlib.widgets import audit_tabs, audit_widget
 
 ITEMS = [Item(f"r{n}", f"message {n}", f"answer {n}") for n in range(8)]
 
@@ -281,6 +281,15 @@ def test_a_double_click_is_one_verdict_and_a_new_widget_goes_on(log):
     screen.press("Correct")
     _, screen = make(log)
     assert "1 of 8 judged" in screen.page
+
+
+def test_each_auditor_has_a_tab(log):
+    given = assign(ITEMS, ("ann", "bo"), overlap=2)
+    tabs = audit_tabs([AuditSession(log, name, rows, seed=1) for name, rows in given.items()], double_click_seconds=0)
+    assert tabs.titles == ("ann", "bo")
+    Screen(tabs.children[1]).press("Correct")
+    assert [v.auditor for v in log.verdicts()] == ["bo"]
+    assert "0 of 5 judged" in Screen(tabs.children[0]).page
 
 
 def test_a_disk_that_is_full_is_said(log, monkeypatch):

@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from ftlib.intake import load_rows, sniff_encoding, stream_rows
+from ftlib.intake import as_record, load_rows, sniff_encoding, stream_rows
 from ftlib.records import SftRow, data_path
 
 CHAT = {"messages": [{"role": "user", "content": "Où est ma tente ?"}, {"role": "assistant", "content": "En route."}]}
@@ -47,6 +47,15 @@ def test_columns_by_name(tmp_path):
 def test_the_playbooks_own_rows_come_checked():
     reading, rows = load_rows(data_path("sft/validation.jsonl"))
     assert reading.form == "sft" and len(rows) == 160 and isinstance(rows[0], SftRow)
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    _, rows = load_rows(lines(tmp_path / "mine.jsonl", CHAT | {"channel": "chat"}, CHAT))
+    again = load_rows(lines(tmp_path / "again.jsonl", *map(as_record, rows)))[1]
+    told = lambda row: (row.id, row.prompt(), row.answer(), row.fields)
+    assert [told(row) for row in again] == [told(row) for row in rows]
+    _, shop = load_rows(data_path("sft/validation.jsonl"))
+    assert load_rows(lines(tmp_path / "shop.jsonl", *map(as_record, shop)))[1] == shop
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])

@@ -397,6 +397,17 @@ def test_check_gates_lets_pass_and_abstain_through_and_ignores_the_notebooks_own
     assert [line["verdict"] for line in dpo.check_gates(["a", "b"])] == ["PASS", "ABSTAIN"]
 
 
+def test_a_notebook_may_stop_at_its_own_gates():
+    run = opened()
+    run.gate(gate("FAIL"))
+    with pytest.raises(ValueError, match=r"gate 'json_valid' of 02_sft failed"):
+        run.check_gates(["json_valid"], own=True)
+    run.check_gates(["json_valid"], {"json_valid": "known, see ticket"}, own=True)
+    assert unwaived_failures(run.path) == []
+    with pytest.raises(ValueError, match="which it has not measured"):
+        run.check_gates(["other"], own=True)
+
+
 def test_check_gates_refuses_names_that_nobody_measured_and_empty_reasons():
     run = opened()
     run.gate(gate("FAIL"))
