@@ -22,6 +22,7 @@ PROMPT_NAMES = ("prompt", "instruction", "question", "input", "text", "sentence"
 ANSWER_NAMES = ("completion", "response", "answer", "output", "category", "intent", "label")
 ROLES = ("system", "user", "assistant")
 CHUNK = 1 << 20  # characters of a JSON file read at once
+OWN_FIELDS = 5  # so many of a shop row's fields make a shop row, so that a misspelt one is an error, not another form
 MAX_ROW = 1 << 26  # characters of one row; more means a bracket that is never closed
 HUB = "hub:"
 
@@ -131,7 +132,7 @@ def stream_rows(
     first = next(records, None)
     if first is None:
         raise ValueError(f"{source}: expected rows, found none; write one object a line, or a header and lines (CSV)")
-    form, prompt, answer = _form(first[1], f"{name} {_unit(kind)} {first[0]}", columns or {})
+    form, prompt, answer = _form(first[1], f"{name} {_unit(kind)} {first[0]}", columns or {}, kind)
     reading = Reading(text, kind, encoding, form, prompt, answer)
     return reading, _examples(_chain(first, records), reading, name)
 
@@ -285,7 +286,7 @@ def _hub_records(name: str, split: str) -> Iterator[tuple[int, dict]]:
         yield number, record | {key: kind.int2str(record[key]) for key, kind in classes.items()}
 
 
-def _form(record: dict, where: str, columns: Mapping[str, str]) -> tuple[str, str, str]:
+def _form(record: dict, where: str, columns: Mapping[str, str], kind: str) -> tuple[str, str, str]:
     """(form, prompt column, answer column), told by the first record."""
     unknown = [name for name in columns.values() if name not in record]
     if unknown or set(columns) - {"prompt", "completion"}:
@@ -293,7 +294,7 @@ def _form(record: dict, where: str, columns: Mapping[str, str]) -> tuple[str, st
             f"{where}: columns is {dict(columns)}; expected {{'prompt': …, 'completion': …}} with names out of "
             f"{list(record)}"
         )
-    if not columns and {"task", "input", "output"} <= record.keys():
+    if not columns and kind == "jsonl" and len(SftRow.model_fields.keys() & record.keys()) >= OWN_FIELDS:
         return "sft", "input", "output"
     if not columns and "messages" in record:
         return "chat", "messages", "messages"

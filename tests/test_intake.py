@@ -58,6 +58,13 @@ def test_what_is_written_is_read_again(tmp_path):
     assert load_rows(lines(tmp_path / "shop.jsonl", *map(as_record, shop)))[1] == shop
 
 
+def test_a_shop_row_with_a_misspelt_field_stays_a_shop_row(tmp_path):
+    row = json.loads(data_path("sft/validation.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    row["tusk"] = row.pop("task")
+    with pytest.raises(ValueError, match=r"mine\.jsonl line 1: task: Field required"):
+        load_rows(lines(tmp_path / "mine.jsonl", row))
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_unicode_encodings_are_told_apart(tmp_path, encoding, newline):
