@@ -334,7 +334,8 @@ def waterfall(steps: Sequence[str], counts: Sequence[int], title: str, y_title: 
 def gate_matrix(gates: Sequence[GateResult], title: str = "Gates") -> go.Figure:
     """All gates in one table: number with interval, what was needed, items behind it, verdict.
 
-    The note (what to do) shows where a gate did not pass. A gate that is no evidence (a smoke run) is marked so.
+    The note (what to do) shows where a gate did not pass. Where no gate is evidence (a smoke run) the figure is marked
+    so, where some are not (simulated auditors), these gates are.
 
     Raises:
         ValueError: there are no gates.
@@ -345,17 +346,27 @@ def gate_matrix(gates: Sequence[GateResult], title: str = "Gates") -> go.Figure:
     values = [("–" if gate.value is None else _number(gate.value)) + _interval_text(gate.ci95) for gate in gates]
     needed = [f"{'≥' if gate.op == '>=' else '≤'} {_number(gate.threshold)}" for gate in gates]
     notes = [gate.note if gate.verdict != "PASS" else "" for gate in gates]
+    smoke = not any(gate.evidence for gate in gates)
+    weak = ["" if gate.evidence or smoke else "<br>no evidence" for gate in gates]
+    one_notebook = len({gate.notebook for gate in gates}) == 1
+    width, letters = (265, 32) if one_notebook else (165, 19)  # of the ids: they take the idle column's place
     # head, width, side, colour, cells; what says nothing is left out, because a notebook's page is narrow
     columns = [
-        ("gate", 165, "left", INK, [_id_label(gate.id, 19) for gate in gates]),
+        ("gate", width, "left", INK, [_id_label(gate.id, letters) for gate in gates]),
         ("measured in", 168, "left", INK, [_id_label(gate.notebook, 22) for gate in gates]),
         ("value", 128, "right", INK, values),
         ("needed", 84, "right", INK, needed),
         ("n", 56, "right", INK, [f"{gate.n:,}" for gate in gates]),
-        ("verdict", 96, "left", colours, [f"<b>{VERDICTS[gate.verdict][0]}</b>" for gate in gates]),
+        (
+            "verdict",
+            96,
+            "left",
+            colours,
+            [f"<b>{VERDICTS[g.verdict][0]}</b>{w}" for g, w in zip(gates, weak, strict=True)],
+        ),
         ("what to do", 190, "left", INK, [_label(note, 22) for note in notes]),
     ]
-    idle = {"measured in": len({gate.notebook for gate in gates}) == 1, "what to do": not any(notes)}
+    idle = {"measured in": one_notebook, "what to do": not any(notes)}
     heads, widths, sides, inks, cells = zip(*[c for c in columns if not idle.get(c[0])], strict=True)
     rows = list(zip(*cells, strict=True))
     fig = go.Figure(
@@ -382,7 +393,7 @@ def gate_matrix(gates: Sequence[GateResult], title: str = "Gates") -> go.Figure:
     tall = sum(26 + 18 * max(cell.count("<br>") for cell in row) for row in rows)
     _style(fig, title, "", "", height=96 + 32 + tall + 44)
     fig.update_layout(margin={"l": 12, "r": 12, "b": 20})
-    if not all(gate.evidence for gate in gates):
+    if smoke:
         mark_smoke(fig)
     return fig
 

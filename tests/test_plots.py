@@ -165,8 +165,9 @@ def columns(fig: go.Figure) -> dict[str, list[str]]:
 def test_gate_matrix_leaves_out_columns_that_say_nothing_and_breaks_long_names_at_their_joints():
     named = GATE.model_copy(update={"id": "preferences.agreement_alpha"})
     assert list(columns(plots.gate_matrix([named]))) == ["gate", "value", "needed", "n", "verdict"]
-    assert columns(plots.gate_matrix([named]))["gate"] == ["preferences.<br>agreement_alpha"]
-    two = columns(plots.gate_matrix([GATE, GATE.model_copy(update={"notebook": "05_validate"})]))
+    assert columns(plots.gate_matrix([named]))["gate"] == ["preferences.agreement_alpha"]  # there is room for it
+    two = columns(plots.gate_matrix([named, GATE.model_copy(update={"notebook": "05_validate"})]))
+    assert two["gate"][0] == "preferences.<br>agreement_alpha"
     assert two["measured in"] == ["02_sft", "05_validate"]
 
 
@@ -181,7 +182,11 @@ def test_bars_in_groups_stand_over_the_name_of_their_group():
 
 def test_a_gate_without_evidence_marks_the_matrix():
     assert f"<b>{plots.SMOKE}</b>" not in notes(plots.gate_matrix([GATE]))
-    assert f"<b>{plots.SMOKE}</b>" in notes(plots.gate_matrix([GATE.model_copy(update={"evidence": False})]))
+    weak = GATE.model_copy(update={"evidence": False})
+    assert f"<b>{plots.SMOKE}</b>" in notes(plots.gate_matrix([weak]))
+    mixed = plots.gate_matrix([GATE, weak])  # e.g. one gate rests on simulated auditors
+    assert f"<b>{plots.SMOKE}</b>" not in notes(mixed)
+    assert [verdict.endswith("no evidence") for verdict in columns(mixed)["verdict"]] == [False, True]
 
 
 def test_histogram_counts_everything_finite_and_says_what_it_left_out():
