@@ -222,13 +222,18 @@ def token_logprobs(model, rows: list[tuple[list[int], list[int]]]):
 class GenerationMonitor(TrainerCallback):
     """Every `every` steps: sample with the policy, measure, keep the best adapter, and stop when told to.
 
+    The score is measured on few items, and while the learning rate falls the later weights are the steadier ones. So
+    `tolerance` lets a later look take the best one's place when it is no worse than that.
+
     Args:
         measure: called with the step; returns numbers by name, among them "score" (larger is better), and "kl".
         every: steps between two looks.
         kl_cap: nats a token; above it training stops.
         patience: looks without a better score before training stops.
-        keep_best: called when the score is the best so far, to save the adapter.
+        keep_best: called when a look becomes the best one, to save the adapter.
         record: a JSON file that holds the looks so far; a resumed training goes on from it.
+        tolerance: how far below the highest score a later look may lie and still become the best one; about the
+            standard error of the score. 0: only a higher score does.
     """
 
     def __init__(
@@ -240,22 +245,27 @@ class GenerationMonitor(TrainerCallback):
         patience: int,
         keep_best: Callable[[], None],
         record: Path,
+        tolerance: float = 0.0,
     ):
         self.measure, self.every, self.kl_cap, self.patience = measure, every, kl_cap, patience
+        self.tolerance = tolerance
         self.keep_best, self.record = keep_best, Path(record)
         known = json.loads(self.record.read_text(encoding="utf-8")) if self.record.exists() else {}
         self.rows: list[dict] = known.get("rows", [])
         self.best: dict | None = known.get("best")
+        self.highest: dict | None = known.get("highest", self.best)
         self.why_stopped = "all steps done"
 
     def look(self, step: int) -> dict:
         """Measure now; remember the best."""
         row = {"step": step, **{name: float(value) for name, value in self.measure(step).items()}}
         self.rows = [old for old in self.rows if old["step"] < step] + [row]
-        if row["kl"] <= self.kl_cap and (self.best is None or row["score"] > self.best["score"]):
+        top = self.highest
+        if row["kl"] <= self.kl_cap and (top is None or row["score"] > top["score"] - self.tolerance):
             self.best = row
+            self.highest = row if top is None or row["score"] > top["score"] else top
             self.keep_best()
-        write_atomic(self.record, json.dumps({"rows": self.rows, "best": self.best}))
+        write_atomic(self.record, json.dumps({"rows": self.rows, "best": self.best, "highest": self.highest}))
         return row
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -263,11 +273,12 @@ class GenerationMonitor(TrainerCallback):
             return
         row = self.look(state.global_step)
         # Counted by steps: after a kill the best look may lie ahead of the checkpoint that training goes on from.
-        since_best = sum(old["step"] > self.best["step"] for old in self.rows) if self.best else len(self.rows)
+        top = self.highest
+        since = sum(old["step"] > top["step"] for old in self.rows) if top else len(self.rows)
         if not row["kl"] <= self.kl_cap:  # NaN stops too
             self.why_stopped = f"KL {row['kl']:.3f} is over its cap of {self.kl_cap} nats a token"
             control.should_training_stop = True
-        elif since_best >= self.patience and state.global_step < state.max_steps:
+        elif since >= self.patience and state.global_step < state.max_steps:
             self.why_stopped = f"no better score for {self.patience} looks"
             control.should_training_stop = True
 

@@ -236,6 +236,17 @@ def test_a_better_score_gives_new_patience(tmp_path):
     assert looks.kept == [10, 30]
 
 
+def test_a_later_look_within_the_tolerance_is_kept_and_gives_no_new_patience(tmp_path):
+    """0.59 and 0.585 are within 0.02 of 0.60, 0.575 is not: held against the highest, looks cannot creep down."""
+    looks = Looks(tmp_path, [(0.60, 0), (0.59, 0), (0.575, 0), (0.585, 0)], tolerance=0.02, patience=3)
+    assert looks.train(10, 20, 30, 40, 50) == 40
+    assert looks.kept == [10, 20, 40]
+    assert (looks.monitor.best["step"], looks.monitor.highest["step"]) == (40, 10)
+    again = Looks(tmp_path, [(0.575, 0)], tolerance=0.02, patience=9)
+    again.train(50)
+    assert again.kept == []  # the record holds the highest score too
+
+
 def test_a_resumed_monitor_goes_on_from_its_record(tmp_path):
     Looks(tmp_path, [(0.5, 0), (0.4, 0)]).train(10, 20)
     again = Looks(tmp_path, [(0.45, 0)])
