@@ -20,6 +20,8 @@ class Table:
         return list(dict.fromkeys(key for row in self.rows for key in row))
 
     def _repr_html_(self) -> str:
+        if not self.rows:  # a caption over no columns would be one word wide
+            return f"<p>{html.escape(self.caption) or 'no rows'}</p>"
         columns = self._columns()
         head = "".join(f"<th style='text-align:left'>{html.escape(str(c))}</th>" for c in columns)
         body = "".join("<tr>" + "".join(_cell(_text(row.get(c))) for c in columns) + "</tr>" for row in self.rows)

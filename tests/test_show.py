@@ -48,7 +48,8 @@ def test_caption():
 
 def test_no_rows():
     assert repr(table([])) == ""
-    assert Cells(table([])._repr_html_()).cells == []
+    assert table([])._repr_html_() == "<p>no rows</p>"
+    assert table([], caption="answers with <leaks>: 0")._repr_html_() == "<p>answers with &lt;leaks&gt;: 0</p>"
 
 
 def test_line_breaks_are_kept():
