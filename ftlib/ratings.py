@@ -2,10 +2,10 @@
 
 A vote names the *answer* ("A" or "B" of the candidate), not the side it was shown on: which one is left is drawn from
 the seed for each rater and item. Buttons, recorded votes and simulated raters all go through `RatingSession.submit`,
-which returns when the vote is committed, and only then does the next item show.
+which returns when the vote is committed, and only then does the next item show. A session has a list of items (split
+them beforehand with `assign_items`), or draws from the store, one leased item after the other, as a team does.
 
-Left out on purpose: leases between raters (split the items beforehand with `assign_items`), calibration on gold items,
-and rater quality.
+Left out on purpose: calibration on gold items, and rater quality.
 """
 
 import hashlib
@@ -19,7 +19,8 @@ import numpy as np
 
 from ftlib.files import utc_now
 from ftlib.records import Candidate, Rating
-from ftlib.store import CHOICES, RatingStore
+from ftlib.schema import CHOICES
+from ftlib.store import LEASE_SECONDS, RatingStore, SlotTaken
 
 Choice = Literal["A", "B", "tie", "both_bad", "skip"]
 Side = Literal["left", "right"]
@@ -63,7 +64,7 @@ class Vote:
 
 @dataclass(frozen=True)
 class Progress:
-    """Items rated, of all in the session."""
+    """Items rated, of all in the session; of all in the store where the session draws from it."""
 
     done: int
     total: int
@@ -73,44 +74,78 @@ Rater = Callable[[Shown], Vote]
 
 
 class RatingSession:
-    """One rater's way through a list of items, over a store; it goes on where an earlier session stopped.
+    """One rater's way through items, over a store; it goes on where an earlier session stopped.
 
     Args:
         store: where votes are kept.
         rater: the rater's name; one name, one vote an item.
-        items: what to rate; the order, and which answer is left, are drawn from seed, rater and item.
+        items: what to rate; the order, and which answer is left, are drawn from seed, rater and item. None: the session
+            draws from the store, and holds one item at a time, so that a team shares the work (`RatingStore.claim`).
         seed: the same seed shows the same order and sides again.
         simulated: mark this session's votes as simulated.
+        overlap: without items: votes wanted for an item, from whoever comes.
+        lease_seconds: without items: how long an item is held for its rater.
 
     Raises:
-        ValueError: no items, an id twice, a blank name, or an item known to the store with other texts.
+        ValueError: no items, an id twice, a blank name, an item known to the store with other texts; without items: no
+            overlap, or a time that is not positive.
     """
 
     def __init__(
-        self, store: RatingStore, rater: str, items: Sequence[Candidate], seed: int, *, simulated: bool = False
+        self,
+        store: RatingStore,
+        rater: str,
+        items: Sequence[Candidate] | None,
+        seed: int,
+        *,
+        simulated: bool = False,
+        overlap: int | None = None,
+        lease_seconds: float = LEASE_SECONDS,
     ):
         if not rater.strip():
             raise ValueError("expected a rater's name, got a blank one; votes are kept under it")
-        twice = [item_id for item_id, count in Counter(item.id for item in items).items() if count > 1]
-        if not items or twice:
-            raise ValueError(
-                f"expected items with ids of their own, got {f'{twice[0]!r} twice' if twice else 'no items'}; "
-                "sample or load candidates first"
-            )
-        store.add_items(items)
         self.store, self.rater, self.seed, self.simulated = store, rater, seed, simulated
-        self._items = {item.id: item for item in sorted(items, key=lambda item: _draw(seed, rater, "order", item.id))}
-        self._done = store.rated_by(rater) & self._items.keys()
+        self.draws = items is None
+        self._overlap, self._lease_seconds = overlap, lease_seconds
+        if items is None:
+            if overlap is None or overlap < 1 or not lease_seconds > 0:
+                raise ValueError(
+                    f"without items, expected an overlap (votes wanted for an item) of 1 or more and a positive "
+                    f"lease_seconds; got {overlap} and {lease_seconds}"
+                )
+            self._items: dict[str, Candidate] = {}  # what the store has handed out to this session
+            self._total = store.item_count()
+            self._done = store.rated_by(rater)
+        else:
+            _check_items(items)
+            store.add_items(items)
+            ordered = sorted(items, key=lambda item: _draw(seed, rater, "order", item.id))
+            self._items = {item.id: item for item in ordered}
+            self._total = len(items)
+            self._done = store.rated_by(rater) & self._items.keys()
         self._timed: tuple[str, float] = ("", 0.0)  # the item on show, and since when
 
     def current(self) -> Shown | None:
-        """The item to rate now; None when all are rated. The clock of an item starts when it is first asked for."""
+        """The item to rate now; None when nothing is left. The clock of an item starts when it is first asked for.
+
+        A session that draws from the store may get an item later, when another rater's lease runs out: ask again.
+        """
         item_id = next((item_id for item_id in self._items if item_id not in self._done), None)
+        if item_id is None and self.draws:
+            item_id = self._claim()
         if item_id is None:
             return None
         if self._timed[0] != item_id:
             self._timed = (item_id, time.monotonic())
         return self._shown(item_id)
+
+    def _claim(self) -> str | None:
+        item = self.store.claim(self.rater, overlap=self._overlap, lease_seconds=self._lease_seconds)
+        if item is None:
+            return None
+        self._items[item.id] = item
+        self._done.discard(item.id)  # withdrawn elsewhere
+        return item.id
 
     def submit(
         self,
@@ -133,12 +168,13 @@ class RatingSession:
             recorded: the vote is one given before: its seconds, side, time and `simulated` are kept.
 
         Raises:
+            SlotTaken: the item's lease has run out and others have its places; `current` is the next item then.
             ValueError: nothing is left to rate, the item is not in this session, or a value is unknown.
         """
         if not item_id:
             shown = self.current()
             if shown is None:
-                raise ValueError(f"{self.rater} has rated all {len(self._items)} items; undo, or give an item_id")
+                raise ValueError(self._nothing_left())
             item_id = shown.item.id
         if item_id not in self._items:
             raise ValueError(f"item {item_id!r} is not among the {len(self._items)} items of {self.rater}'s session")
@@ -158,14 +194,35 @@ class RatingSession:
             simulated=recorded.simulated if recorded else self.simulated,
             created_at=recorded.created_at if recorded else utc_now(),
         )
-        self.store.submit(vote)
+        try:
+            self.store.submit(vote, overlap=self._overlap if self.draws else None)
+        except SlotTaken:
+            del self._items[item_id]
+            raise
         self._done.add(item_id)
         return vote
 
+    def _nothing_left(self) -> str:
+        if self.draws:
+            return (
+                f"no item is open to {self.rater} now: each has its {self._overlap} votes, or is held by other raters"
+            )
+        return f"{self.rater} has rated all {self._total} items; undo, or give an item_id"
+
     def undo(self) -> Rating | None:
-        """Withdraw this rater's newest vote of this session's items and open that item again; None if there is none."""
-        vote = self.store.withdraw_latest(self.rater, self._items)
+        """Withdraw this rater's newest vote and open that item again; None if there is none.
+
+        The vote is one on this session's items; where the session draws from the store, any vote of this rater: then
+        the item is held for them again, in place of the one on show.
+        """
+        if self.draws:
+            vote = self.store.withdraw_latest(self.rater, lease_seconds=self._lease_seconds)
+        else:
+            vote = self.store.withdraw_latest(self.rater, self._items)
         if vote is not None:
+            if self.draws:
+                self._items = {item_id: item for item_id, item in self._items.items() if item_id in self._done}
+                self._items.setdefault(vote.item_id, self.store.item(vote.item_id))
             self._done.discard(vote.item_id)
             self._items = {vote.item_id: self._items.pop(vote.item_id)} | self._items
             self._timed = ("", 0.0)
@@ -173,11 +230,20 @@ class RatingSession:
 
     def progress(self) -> Progress:
         """How far along the rater is."""
-        return Progress(len(self._done), len(self._items))
+        return Progress(len(self._done), self._total)
 
     def _shown(self, item_id: str) -> Shown:
         left = left_answer(self.seed, self.rater, item_id)
-        return Shown(self._items[item_id], left, min(len(self._done) + 1, len(self._items)), len(self._items))
+        return Shown(self._items[item_id], left, min(len(self._done) + 1, self._total), self._total)
+
+
+def _check_items(items: Sequence[Candidate]) -> None:
+    twice = [item_id for item_id, count in Counter(item.id for item in items).items() if count > 1]
+    if not items or twice:
+        raise ValueError(
+            f"expected items with ids of their own, got {f'{twice[0]!r} twice' if twice else 'no items'}; "
+            "sample or load candidates first"
+        )
 
 
 def left_answer(seed: int, rater: str, item_id: str) -> Literal["A", "B"]:
@@ -216,6 +282,9 @@ def replay(session: RatingSession, votes: Sequence[Rating] | Rater) -> int:
 
     Returns:
         How many votes were given.
+
+    Raises:
+        ValueError: recorded votes for a session that draws from the store. They name their items: give it those.
     """
     given = 0
     if callable(votes):
@@ -224,6 +293,11 @@ def replay(session: RatingSession, votes: Sequence[Rating] | Rater) -> int:
             session.submit(**vars(vote), item_id=shown.item.id)
             given += 1
         return given
+    if session.draws:
+        raise ValueError(
+            "recorded votes name their items, and this session draws them from the store; replay into a session with "
+            "items=[…]"
+        )
     known = session._items.keys()
     for recorded in votes:
         if recorded.rater == session.rater and recorded.item_id in known:

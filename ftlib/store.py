@@ -1,76 +1,42 @@
 """The ratings store: items and votes in one SQL database by URL; without a server, a SQLite file.
 
 A vote counts once its transaction is committed, so a killed kernel loses nothing that was acknowledged. Votes are
-never deleted: undo and second thoughts withdraw a row. What must hold (one standing vote per rater and item, known
-choices) is a constraint of the database, whatever its clients do. SQLite runs in WAL mode, which needs a local disk.
+never deleted: undo and second thoughts withdraw a row. A team shares a store: `claim` hands out the next item and holds
+it for one rater until a stated time, so that an item gets the votes asked for and no more, and what a killed kernel
+held comes back. SQLite runs in WAL mode, which needs a local disk; over a network, take PostgreSQL.
 
-Left out on purpose: leases, schema migration, and accounts (who may write is the database's business).
+Left out on purpose: accounts (who may write is the database's business), and leases for votes on a list of one's own
+(`RatingSession` with items), which count on an item but ask nobody.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from ftlib import schema
 from ftlib.files import utc_now
 from ftlib.records import Candidate, Rating
+from ftlib.schema import items as _items
+from ftlib.schema import leases as _leases
+from ftlib.schema import queue as _queue
+from ftlib.schema import ratings as _ratings
+from ftlib.schema import standing_vote as _standing
 
-SCHEMA_VERSION = 1
-CHOICES = ("A", "B", "tie", "both_bad", "skip")
 BUSY_SECONDS = 30  # how long a writer waits for another one's commit
-
-_metadata = sa.MetaData()
-_meta = sa.Table(
-    "meta",
-    _metadata,
-    sa.Column("key", sa.String(40), primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
-)
-_items = sa.Table(
-    "items",
-    _metadata,
-    sa.Column("item_id", sa.String(200), primary_key=True),
-    sa.Column("content", sa.Text, nullable=False),  # the Candidate as JSON: what the votes were given on
-)
-
-
-def _one_of(column: str, values: Sequence[object]) -> sa.CheckConstraint:
-    return sa.CheckConstraint(f"{column} IN ({', '.join(map(repr, values))})", name=f"known_{column}")
-
-
-_ratings = sa.Table(
-    "ratings",
-    _metadata,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("item_id", sa.ForeignKey(_items.c.item_id), nullable=False),
-    sa.Column("rater", sa.String(200), nullable=False),
-    sa.Column("choice", sa.String(10), nullable=False),
-    sa.Column("helpfulness", sa.SmallInteger),
-    sa.Column("harmlessness", sa.SmallInteger),
-    sa.Column("task_fit", sa.SmallInteger),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("seconds", sa.Float, nullable=False),
-    sa.Column("left_answer", sa.String(1), nullable=False),
-    sa.Column("simulated", sa.Boolean, nullable=False),
-    sa.Column("created_at", sa.String(40), nullable=False),
-    sa.Column("withdrawn_at", sa.String(40)),
-    sa.CheckConstraint("length(rater) > 0", name="rater_named"),
-    sa.CheckConstraint("seconds >= 0", name="seconds_not_negative"),
-    _one_of("choice", CHOICES),
-    _one_of("left_answer", ("A", "B")),
-    *(_one_of(column, (-1, 0, 1)) for column in ("helpfulness", "harmlessness", "task_fit")),
-)
-# One standing vote per rater and item, whatever the clients do; withdrawn ones stay beside it.
-_standing = _ratings.c.withdrawn_at.is_(None)
-sa.Index(
-    "one_vote", _ratings.c.rater, _ratings.c.item_id, unique=True, sqlite_where=_standing, postgresql_where=_standing
-)
+LEASE_SECONDS = 900  # a quarter of an hour for one item; a killed kernel's item is free again after that
+LOOKED_UP = 500  # ids in one query
 _RATING_COLUMNS = [_ratings.c[name] for name in Rating.model_fields if name != "left"] + [
     _ratings.c.left_answer.label("left")
 ]
+
+
+class SlotTaken(ValueError):
+    """A vote came after its lease had run out, and other raters have the item's places now. It is not stored."""
 
 
 class RatingStore:
@@ -95,60 +61,156 @@ class RatingStore:
         """
         given = {item.id: json.dumps(item.model_dump(mode="json"), sort_keys=True) for item in items}
         with self._write() as connection:
-            rows = connection.execute(sa.select(_items))
-            known = {row.item_id: row.content for row in rows if row.item_id in given}
+            schema.serialise(connection)
+            known = _contents(connection, list(given))
             for item_id, content in known.items():
                 if content != given[item_id]:
                     raise ValueError(
                         f"item {item_id!r} is in {self.address} with other texts; votes belong to the texts they were "
                         "given on, so give the new texts a new id (candidate_id does) or use another store"
                     )
-            new = [{"item_id": key, "content": content} for key, content in given.items() if key not in known]
+            new = [item_id for item_id in given if item_id not in known]
             if new:
-                connection.execute(_items.insert(), new)
+                connection.execute(_items.insert(), [{"item_id": key, "content": given[key]} for key in new])
+                places = [{"item_id": key, "place": schema.place(key), "standing": 0} for key in new]
+                connection.execute(_queue.insert(), places)
         return len(new)
 
     def items(self) -> list[Candidate]:
         """All items on record, by id."""
         with self._read() as connection:
             contents = connection.scalars(sa.select(_items.c.content).order_by(_items.c.item_id)).all()
-        return [Candidate.model_validate(json.loads(content)) for content in contents]
+        return [_candidate(content) for content in contents]
 
-    def submit(self, rating: Rating) -> bool:
+    def item_count(self) -> int:
+        """How many items are on record."""
+        with self._read() as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(_items))
+
+    def item(self, item_id: str) -> Candidate:
+        """One item.
+
+        Raises:
+            ValueError: it is not on record.
+        """
+        with self._read() as connection:
+            content = _contents(connection, [item_id]).get(item_id)
+        if content is None:
+            raise self._unknown(item_id)
+        return _candidate(content)
+
+    def claim(self, rater: str, *, overlap: int, lease_seconds: float = LEASE_SECONDS) -> Candidate | None:
+        """The next item for this rater, held for them until the lease runs out or their vote is there.
+
+        An item is handed out while its standing votes and the live leases on it are fewer than `overlap`. All raters
+        follow one order, each from where they are and then around, so items are completed one after the other. Who
+        asks again, from another kernel or after a crash, gets the same item again, and the lease anew.
+
+        Args:
+            overlap: votes wanted for an item.
+            lease_seconds: how long the item is held.
+
+        Returns:
+            The item; None when no item is open to this rater now. One may be later, when another rater's lease runs
+            out or a vote is withdrawn.
+
+        Raises:
+            ValueError: a blank name, or an overlap or a time that is not positive.
+        """
+        if not rater.strip() or overlap < 1 or not lease_seconds > 0:
+            raise ValueError(
+                f"expected a rater's name, an overlap of 1 or more and a positive lease_seconds; got {rater!r}, "
+                f"{overlap} and {lease_seconds}"
+            )
+        while True:
+            with self._write() as connection:
+                now = _now(connection)
+                lease = _hold_rater(connection, rater)
+                live = lease.expires_at is not None and lease.expires_at > now
+                item_id = lease.item_id if live else _first_open(connection, lease, overlap, now)
+                if item_id is None:
+                    return None
+                standing = _hold_item(connection, item_id)
+                if live or _has_room(connection, rater, item_id, standing, overlap, now):
+                    _set_lease(connection, rater, item_id, now + lease_seconds)
+                    return _candidate(_contents(connection, [item_id])[item_id])
+            # PostgreSQL only: another rater took the place between our look and our lock; look again.
+
+    def submit(self, rating: Rating, *, overlap: int | None = None) -> bool:
         """Commit a vote. The same vote again (double click, cell run twice, replay) changes nothing.
 
         Another vote of the same rater on the same item takes the earlier one's place; that one is withdrawn.
+
+        Args:
+            overlap: the item came from `claim` with this overlap, which the vote must not exceed; None: any number of
+                raters may vote on the item.
 
         Returns:
             Whether the store changed.
 
         Raises:
+            SlotTaken: the lease has run out, and the item has its votes, or is held by others, without this one.
             ValueError: the item is not on record.
         """
-        values = rating.model_dump(exclude={"left"}) | {"left_answer": rating.left}
         with self._write() as connection:
-            mine = sa.and_(_ratings.c.rater == rating.rater, _ratings.c.item_id == rating.item_id, _standing)
-            row = connection.execute(sa.select(*_RATING_COLUMNS).where(mine)).mappings().first()
-            if row and _verdict(Rating(**row)) == _verdict(rating):
-                return False
-            known = sa.select(_items.c.item_id).where(_items.c.item_id == rating.item_id)
-            if not connection.execute(known).first():
-                raise ValueError(f"item {rating.item_id!r} is not in {self.address}; add it with add_items first")
+            return self._submit(connection, rating, overlap)
+
+    def submit_all(self, ratings: Iterable[Rating]) -> int:
+        """Commit votes as `submit` does, all of them or, after an error, none.
+
+        Returns:
+            How many changed the store.
+        """
+        with self._write() as connection:
+            return sum([self._submit(connection, rating, None) for rating in ratings])
+
+    def _submit(self, connection: sa.Connection, rating: Rating, overlap: int | None) -> bool:
+        lease = _hold_rater(connection, rating.rater)
+        standing = _hold_item(connection, rating.item_id)
+        if standing is None:
+            raise self._unknown(rating.item_id)
+        mine = sa.and_(_ratings.c.rater == rating.rater, _ratings.c.item_id == rating.item_id, _standing)
+        row = connection.execute(sa.select(*_RATING_COLUMNS).where(mine)).mappings().first()
+        if row and _verdict(Rating(**row)) == _verdict(rating):
+            return False
+        if overlap is not None and row is None:
+            now = _now(connection)
+            held = lease.item_id == rating.item_id and lease.expires_at is not None and lease.expires_at > now
+            if not held and not _has_room(connection, rating.rater, rating.item_id, standing, overlap, now):
+                raise SlotTaken(
+                    f"item {rating.item_id!r}: the time to rate it has run out, and other raters have its {overlap} "
+                    "place(s) now; go on with the next item"
+                )
+        if row:
             connection.execute(_ratings.update().where(mine).values(withdrawn_at=utc_now()))
-            connection.execute(_ratings.insert().values(**values))
+        connection.execute(_ratings.insert().values(**rating.model_dump(exclude={"left"}), left_answer=rating.left))
+        if lease.item_id == rating.item_id:
+            _set_lease(connection, rating.rater, rating.item_id, None)
         return True
 
-    def withdraw_latest(self, rater: str, item_ids: Iterable[str]) -> Rating | None:
-        """Withdraw the rater's newest standing vote on one of these items; None if there is none."""
-        wanted = set(item_ids)
+    def withdraw_latest(
+        self, rater: str, item_ids: Iterable[str] | None = None, *, lease_seconds: float | None = None
+    ) -> Rating | None:
+        """Withdraw the rater's newest standing vote; None if there is none.
+
+        Args:
+            item_ids: look among the votes on these items only; None for all.
+            lease_seconds: hold the item for the same rater for so long, in place of what they held before.
+        """
+        wanted = None if item_ids is None else set(item_ids)
         with self._write() as connection:
+            _hold_rater(connection, rater)
             query = sa.select(_ratings.c.number, *_RATING_COLUMNS).where(_ratings.c.rater == rater, _standing)
             rows = connection.execute(query.order_by(_ratings.c.number.desc())).mappings()
-            newest = next((dict(row) for row in rows if row["item_id"] in wanted), None)
+            newest = next((dict(row) for row in rows if wanted is None or row["item_id"] in wanted), None)
+            rows.close()
             if newest is None:
                 return None
+            _hold_item(connection, newest["item_id"])
             number = newest.pop("number")
             connection.execute(_ratings.update().where(_ratings.c.number == number).values(withdrawn_at=utc_now()))
+            if lease_seconds is not None:
+                _set_lease(connection, rater, newest["item_id"], _now(connection) + lease_seconds)
         return Rating(**newest)
 
     def ratings(self, *, item_ids: Iterable[str] | None = None, withdrawn: bool = False) -> list[Rating]:
@@ -168,6 +230,15 @@ class RatingStore:
         with self._read() as connection:
             return set(connection.scalars(sa.select(_ratings.c.item_id).where(_ratings.c.rater == rater, _standing)))
 
+    def overlap_counts(self) -> dict[int, int]:
+        """How many items have so many standing votes: {votes: items}."""
+        query = sa.select(_queue.c.standing, sa.func.count()).group_by(_queue.c.standing)
+        with self._read() as connection:
+            return dict(map(tuple, connection.execute(query.order_by(_queue.c.standing))))
+
+    def _unknown(self, item_id: str) -> ValueError:
+        return ValueError(f"item {item_id!r} is not in {self.address}; add it with add_items first")
+
     def close(self) -> None:
         """Give the connections back; a SQLite file then stands alone, without its -wal and -shm files."""
         self._engine.dispose()
@@ -184,7 +255,7 @@ class RatingStore:
 
 
 def open_store(url: str | Path) -> RatingStore:
-    """Open a ratings store, made on the first call.
+    """Open a ratings store: made on the first call, brought up to date if an earlier version of the playbook wrote it.
 
     Args:
         url: a file's path (SQLite), or an SQLAlchemy URL such as "postgresql+psycopg://team@host/ratings". Leave the
@@ -192,23 +263,15 @@ def open_store(url: str | Path) -> RatingStore:
 
     Raises:
         FileNotFoundError: the folder of the SQLite file is not there.
-        ValueError: not a URL, a database driver that is not installed, a file that is no database, or a store of
-            another schema version.
+        ValueError: not a URL, another database than SQLite and PostgreSQL, a driver that is not installed, a file that
+            is no database, or a store of a newer schema version.
         RuntimeError: the database server does not answer, or refuses.
     """
     engine = _engine(url)
     store = RatingStore(engine)
     try:
         with store._write() as connection:
-            _metadata.create_all(connection)
-            version = connection.scalar(sa.select(_meta.c.value).where(_meta.c.key == "schema_version"))
-            if version is None:
-                connection.execute(_meta.insert().values(key="schema_version", value=str(SCHEMA_VERSION)))
-            elif version != str(SCHEMA_VERSION):
-                raise ValueError(
-                    f"{store.address}: expected a ratings store of schema version {SCHEMA_VERSION}, got {version}; "
-                    "use the playbook's version that wrote it, or another store"
-                )
+            schema.prepare(connection, store.address)
     except exc.OperationalError as error:
         store.close()
         raise RuntimeError(f"{store.address}: cannot be opened ({error.orig}); check the address") from error
@@ -233,13 +296,20 @@ def _engine(url: str | Path) -> sa.Engine:
     try:
         address = sa.make_url(text) if "://" in text else sa.URL.create("sqlite", database=text)
         sqlite = address.get_backend_name() == "sqlite"
-        engine = sa.create_engine(address, **({"connect_args": {"timeout": BUSY_SECONDS}} if sqlite else {}))
+        # A notebook stays open for hours: a connection that the server has dropped meanwhile is made anew.
+        options = {"connect_args": {"timeout": BUSY_SECONDS}} if sqlite else {"pool_pre_ping": True}
+        engine = sa.create_engine(address, **options)
     except (exc.ArgumentError, ImportError) as error:
         # The URL itself is not shown: it may hold a password.
         raise ValueError(
             f"ratings store: expected a file's path or a URL like postgresql+psycopg://team@host/ratings, and its "
             f"driver installed; got {type(error).__name__}: {error if isinstance(error, ImportError) else 'no URL'}"
         ) from error
+    if address.get_backend_name() not in ("sqlite", "postgresql"):
+        raise ValueError(
+            f"ratings store: expected SQLite or PostgreSQL, got {address.get_backend_name()}; the store's constraints "
+            "are written for these two"
+        )
     if sqlite:
         folder = Path(address.database or "").expanduser().resolve().parent
         if address.database and address.database != ":memory:" and not folder.is_dir():
@@ -259,6 +329,73 @@ def _sqlite_begin(connection: sa.Connection) -> None:
     # IMMEDIATE: a writer that began by reading would fail, not wait, when another one committed in between.
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _candidate(content: str) -> Candidate:
+    return Candidate.model_validate(json.loads(content))
+
+
+def _contents(connection: sa.Connection, item_ids: list[str]) -> dict[str, str]:
+    """Id -> content of those that are on record."""
+    found: dict[str, str] = {}
+    for start in range(0, len(item_ids), LOOKED_UP):
+        query = sa.select(_items).where(_items.c.item_id.in_(item_ids[start : start + LOOKED_UP]))
+        found.update(map(tuple, connection.execute(query)))
+    return found
+
+
+def _now(connection: sa.Connection) -> float:
+    """Seconds since 1970, by one clock for all who share the store."""
+    if connection.dialect.name == "postgresql":
+        return float(connection.scalar(sa.select(sa.func.extract("epoch", sa.func.clock_timestamp()))))
+    return time.time()
+
+
+# Every writer locks the rater's row, then the item's: in PostgreSQL others wait there, in SQLite they wait at BEGIN.
+
+
+def _hold_rater(connection: sa.Connection, rater: str) -> sa.Row:
+    """The rater's lease (rater, item_id, expires_at), made if there is none, and locked."""
+    connection.execute(sa.text("INSERT INTO leases (rater) VALUES (:rater) ON CONFLICT DO NOTHING"), {"rater": rater})
+    return connection.execute(sa.select(_leases).where(_leases.c.rater == rater).with_for_update()).one()
+
+
+def _hold_item(connection: sa.Connection, item_id: str) -> int | None:
+    """How many votes stand on the item, its row locked; None for an item that is not on record."""
+    return connection.scalar(sa.select(_queue.c.standing).where(_queue.c.item_id == item_id).with_for_update())
+
+
+def _held_by_others(rater: str, item_id, now: float) -> sa.ScalarSelect:
+    live = sa.and_(_leases.c.item_id == item_id, _leases.c.expires_at > now, _leases.c.rater != rater)
+    return sa.select(sa.func.count()).select_from(_leases).where(live).scalar_subquery()
+
+
+def _has_room(connection: sa.Connection, rater: str, item_id: str, standing: int, overlap: int, now: float) -> bool:
+    return standing + connection.scalar(sa.select(_held_by_others(rater, item_id, now))) < overlap
+
+
+def _set_lease(connection: sa.Connection, rater: str, item_id: str, expires_at: float | None) -> None:
+    lease = _leases.update().where(_leases.c.rater == rater)
+    connection.execute(lease.values(item_id=item_id, expires_at=expires_at))
+
+
+def _first_open(connection: sa.Connection, lease: sa.Row, overlap: int, now: float) -> str | None:
+    """The next item in the common order that has room for this rater, from the one that was leased last on.
+
+    One look for each count of votes: a walk along the index (standing, place), of which the first rows will do.
+    """
+    last = sa.select(_queue.c.place).where(_queue.c.item_id == lease.item_id)
+    after = connection.scalar(last) or ""
+    mine = sa.exists().where(_ratings.c.item_id == _queue.c.item_id, _ratings.c.rater == lease.rater, _standing)
+    room = _held_by_others(lease.rater, _queue.c.item_id, now) < overlap - _queue.c.standing
+    for part in (_queue.c.place > after, _queue.c.place <= after):
+        firsts = []
+        for standing in range(overlap):
+            query = sa.select(_queue.c.place, _queue.c.item_id).where(_queue.c.standing == standing, part, ~mine, room)
+            firsts += map(tuple, connection.execute(query.order_by(_queue.c.place).limit(1)))
+        if firsts:
+            return min(firsts)[1]
+    return None
 
 
 def _verdict(rating: Rating) -> tuple:

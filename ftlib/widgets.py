@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ftlib import risks as register
 from ftlib import scorecard, sensitivity
 from ftlib.criteria import CRITERIA, LABELS, anchor
+from ftlib.store import SlotTaken
 
 if TYPE_CHECKING:
     from ftlib.audit import AuditSession, ShownRow
@@ -136,6 +137,9 @@ class _RatingView:
                 reason=self._comment.value.strip(),
                 item_id=shown.item.id,
             )
+        except SlotTaken as error:
+            self._show(f"Not stored. {_reason(error)}")
+            return
         except (ValueError, OSError, SQLAlchemyError) as error:
             self._say(f"Not stored; the item stays. {_reason(error)}")
             return
@@ -151,7 +155,13 @@ class _RatingView:
         self._show("Nothing to undo." if vote is None else "Undone: this item is open again.")
 
     def _show(self, message: str) -> None:
-        self._shown, progress = self._session.current(), self._session.progress()
+        try:
+            self._shown = self._session.current()
+        except SQLAlchemyError as error:
+            self._shown = None
+            self._say(f"{message} The next item cannot be fetched; run this cell again. {_reason(error)}")
+            return
+        progress = self._session.progress()
         self._head.value = (
             f"<b>{progress.done} of {progress.total} rated</b> "
             f'<progress value="{progress.done}" max="{progress.total}"></progress> '
@@ -164,7 +174,10 @@ class _RatingView:
             control.disabled = self._shown is None
         self._undo.disabled = progress.done == 0
         if self._shown is None:
-            self._prompt.value = f"<b>All {progress.total} items are rated. Go on with the next cell.</b>"
+            over = f"All {progress.total} items are rated"
+            if self._session.draws:
+                over = "Nothing is open to you now: each item has its votes, or is held by another rater"
+            self._prompt.value = f"<b>{over}. Go on with the next cell.</b>"
             self._left.value = self._right.value = ""
         else:
             self._prompt.value = text_box(self._shown.item.prompt, label="Customer")
@@ -241,7 +254,13 @@ class _AuditView:
         )
 
     def _show(self, message: str) -> None:
-        self._shown, progress = self._session.current(), self._session.progress()
+        try:
+            self._shown = self._session.current()
+        except SQLAlchemyError as error:
+            self._shown = None
+            self._say(f"{message} The next item cannot be fetched; run this cell again. {_reason(error)}")
+            return
+        progress = self._session.progress()
         self._head.value = (
             f"<b>{progress.done} of {progress.total} judged</b> "
             f'<progress value="{progress.done}" max="{progress.total}"></progress> '

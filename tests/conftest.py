@@ -1,7 +1,41 @@
-"""What holds for all tests."""
+"""What holds for all tests, and the databases that the ratings store is tested on."""
 
 import signal
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+
+from benchmarks.cases import postgres
 
 # A shell that starts `make test &` makes it ignore Ctrl-C, and so would every program that a test starts and stops.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """The address of a PostgreSQL server with "{database}" to be filled in; started once, for the tests that ask."""
+    if postgres.programs() is None:
+        pytest.skip("no PostgreSQL server here (Debian: apt-get install postgresql)")
+    with postgres.server(durable=False) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server):
+    """The URL of an empty database of its own."""
+    admin = sa.create_engine(postgres_server.format(database="postgres"), isolation_level="AUTOCOMMIT")
+    name = f"test_{uuid4().hex}"
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    yield postgres_server.format(database=name)
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    admin.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request, tmp_path):
+    """Where a store of this test's own may be made: a test that takes it runs on both databases."""
+    return request.getfixturevalue("postgres_url") if request.param == "postgresql" else str(tmp_path / "ratings.db")

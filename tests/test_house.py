@@ -29,7 +29,7 @@ NOTEBOOKS = [path for path in NOTEBOOKS if ".ipynb_checkpoints" not in path.part
 ORDER = (
     "files", "records", "intake", "ledger", "lineage", "machine", "progress", "parameters", "runs",
     "models", "profiles",
-    "criteria", "scorecard", "sensitivity", "costs", "quality", "store", "ratings", "agreement", "pairs",
+    "criteria", "scorecard", "sensitivity", "costs", "quality", "schema", "store", "ratings", "agreement", "pairs",
     "ragged", "generate", "train", "tree", "lean", "tasks",
     "safety", "judges", "gates", "data_gates", "audit", "rollout", "serve",
     "desk", "rewards",

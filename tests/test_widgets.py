@@ -177,7 +177,7 @@ def test_a_vote_that_cannot_be_stored_is_said_and_the_item_stays(store, monkeypa
     session, screen = make(store, ITEMS)
     shown = session.current()
 
-    def fail(_):
+    def fail(*_, **__):
         raise OperationalError("INSERT", {}, Exception("disk <full>"))
 
     monkeypatch.setattr(store, "submit", fail)
