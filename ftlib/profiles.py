@@ -59,9 +59,9 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile(
-        "smoke", is_smoke=True, need_ram_mb=3_000, need_disk_mb=1_200, eval_rows=4, few_shot=2, sft_rows=24,
-        sft_epochs=1, dpo_epochs=1, train_batch=4, preference_prompts=4, dpo_pairs=8, validate_prompts=4,
-        rft_demonstrations=8, rft_steps=1, rft_prompts=1, rft_generations=4, rft_eval_cases=8,
+        "smoke", is_smoke=True, need_ram_mb=3_000, need_disk_mb=1_200, eval_rows=2, few_shot=2, sft_rows=24,
+        sft_epochs=1, dpo_epochs=1, train_batch=4, preference_prompts=4, dpo_pairs=8, validate_prompts=2,
+        rft_demonstrations=8, rft_steps=1, rft_prompts=1, rft_generations=4, rft_eval_cases=4,
     ),
     "cpu": Profile("cpu"),
     "t4": Profile("t4", device="cuda", dtype="fp16", need_ram_mb=6_000, need_disk_mb=8_000, sft_epochs=3, rft_steps=40),
