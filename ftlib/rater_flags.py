@@ -8,7 +8,7 @@ team within the bounds raises any flag at all with a chance of at most `alpha`, 
     flipped    on items with a better answer, picks the worse one more often than not
     one_side   takes the left answer, or the right one, on more than `side` of its picks
     fast       more than `hasty` of its votes came faster than the texts can be read
-    copying    where it or another rater departs from the verdict, both say the same in more than `together` of the cases
+    copying    where it or another rater departs from the verdict, both say the same more often than `together`
     longer     its mistakes go to the longer answer, at more than `length_odds` times the odds of chance
 
 Left out on purpose: telling why. A flag is a reason to look at the votes and to talk, not to dismiss anybody; nothing
@@ -214,7 +214,7 @@ def _fast(rater: str, mine: Sequence[Rating], floors: Mapping[str, float], bound
 
 
 def _longer(rater: str, judged: Sequence[tuple[Rating, str]], longer: Mapping[str, str], bounds: Bounds) -> Test:
-    """Of the mistakes, how many went to the longer answer? By chance, the share of items where that is the worse one."""
+    """How many mistakes went to the longer answer? By chance, the share of items where that is the worse one."""
     told = [(vote, known) for vote, known in judged if known in ("A", "B") and vote.item_id in longer]
     openings = sum(known != longer[vote.item_id] for vote, known in told)  # where the longer answer is the worse one
     share = openings / len(told) if told else 0.5

@@ -15,7 +15,7 @@ def said(rows: dict[str, str]) -> dict:
     }
 
 
-# Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, section C: four observers, twelve units, some missing.
+# Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, section C: four observers, twelve units.
 OBSERVERS = said({"a": "1233214 12...".replace(" ", ""), "b": "1233224125.3", "c": ".3332342251.", "d": "12332441251."})
 
 

@@ -313,7 +313,10 @@ def test_the_model_needs_votes_and_verdicts_it_knows():
 
 
 def test_agreement_to_noise_to_pairs_by_hand():
-    """0.625 = 3/4^2 + 1/4^2, so one rater is right on 3/4. 0.6 then shows as 0.5 + 0.1 * (1 - 2/4) = 0.55, for which 783 pairs are needed instead of 194. Three raters: 10/64 wrong, 0.5 + 0.1 * (1 - 20/64) = 0.56875."""
+    """0.625 = 3/4^2 + 1/4^2, so one rater is right on 3/4, and 0.6 shows as 0.5 + 0.1 * (1 - 2/4) = 0.55.
+
+    That takes 783 pairs instead of 194. Three raters: 10/64 wrong, 0.5 + 0.1 * (1 - 20/64) = 0.56875.
+    """
     one = label_noise.label_noise(0.625)
     assert (one.right, one.wrong, one.seen, one.pairs) == (
         pytest.approx(3 / 4), pytest.approx(1 / 4), pytest.approx(0.55), 783,

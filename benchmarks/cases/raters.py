@@ -2,8 +2,8 @@
 
 A team rates 320 items, three ratings an item, and 32 hidden gold items that all eight get: 152 votes a rater. Six of a
 planted team are honest, two are planted, of different kinds in turn. A rater counts as found when any flag names it.
-The rules (`ftlib/rater_flags.py`) were tuned on seeds from 900,000; reported are seeds 0 to 49 and 1,000 to 1,199. A row
-for smaller teams (80 items, 62 votes a rater) says what fewer votes cost; it has no target.
+The rules (`ftlib/rater_flags.py`) were tuned on seeds from 900,000; reported are seeds 0 to 49 and 1,000 to 1,199. One
+row for smaller teams (80 items, 62 votes a rater) says what fewer votes cost; it has no target.
 """
 
 import itertools
