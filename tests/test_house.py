@@ -30,6 +30,7 @@ ORDER = (
     "files", "records", "intake", "ledger", "lineage", "machine", "progress", "parameters", "runs",
     "models", "profiles",
     "criteria", "scorecard", "sensitivity", "costs", "quality", "schema", "store", "ratings", "agreement", "pairs",
+    "pair_audit",
     "ragged", "generate", "train", "tree", "lean", "tasks",
     "safety", "judges", "gates", "rater_flags", "raters", "truth", "label_noise", "planted",
     "data_gates", "audit", "rollout", "serve",

@@ -1,0 +1,52 @@
+"""The audit of pairs from elsewhere: by hand, and on a public set whose faults are known."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from ftlib.pair_audit import PairText, audit_pairs, kind_shares, split_transcript
+from ftlib.records import PreferencePair
+
+HH = Path(__file__).resolve().parents[2] / "shared" / "data" / "hh_rlhf_harmless" / "test.jsonl.gz"
+
+
+def test_each_fault_by_hand():
+    pairs = [
+        PairText("p", "long answer", "short", "p"),  # contradicted by row 1
+        PairText("p", "short", "long answer", "p"),
+        PairText("p", "yes", "no", "q"),  # two prompts
+        PairText("p", "  ", "no", "p"),  # an empty side
+        PairText("r", "same", "same", "r"),
+    ]
+    found = audit_pairs(pairs)
+    assert (found.prompts_differ, found.empty, found.equal, found.contradictions) == ([2], [3], [4], [0, 1])
+    assert found.chosen_longer == 2 / 5  # rows 0 and 2
+    assert audit_pairs([]).chosen_longer is None
+
+
+def test_a_transcript_is_split_at_the_last_turn():
+    start = "\n\nHuman: hi\n\nAssistant: yes?\n\nHuman: bye"
+    assert split_transcript(f"{start}\n\nAssistant: Bye!", f"{start}\n\nAssistant:") == PairText(
+        start, "Bye!", "", start
+    )
+    with pytest.raises(ValueError, match="rejected: expected a transcript"):
+        split_transcript(f"{start}\n\nAssistant: Bye!", "Bye!")
+
+
+def test_shares_of_kinds():
+    fields = dict(prompt="p", chosen="a", rejected="b", cluster="c", chosen_source="s", rejected_source="s")
+    fields |= dict(basis="human raters", synthetic=False, split="train")
+    kinds = ["harmful", "production", "harmful", "borderline"]
+    pairs = [PreferencePair(id=f"i{n}", kind=kind, **fields) for n, kind in enumerate(kinds)]
+    assert kind_shares(pairs) == {"borderline": 0.25, "harmful": 0.5, "production": 0.25}
+
+
+@pytest.mark.skipif(not HH.is_file(), reason="hh-rlhf is not beside the project")
+def test_the_known_faults_of_hh_rlhf_harmless():
+    with gzip.open(HH, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    found = audit_pairs([split_transcript(row["chosen"], row["rejected"]) for row in rows])
+    assert (found.n, len(found.prompts_differ), len(found.empty)) == (2312, 5, 4)
+    assert found.chosen_longer == pytest.approx(0.44, abs=0.005)
