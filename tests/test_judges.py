@@ -157,7 +157,8 @@ def test_judge_pairs_asks_in_both_orders():
 def balanced_set(n: int = 60) -> list[tuple[Rubric, str]]:
     """n authored pairs of rubric and good answer of each kind."""
     redteam = load_jsonl(data_path("prompts/redteam.jsonl"), RedTeamPrompt)
-    sft = [row for path in sorted(data_path("sft").glob("*.jsonl")) for row in load_jsonl(path, SftRow)]
+    files = [data_path(f"sft/{name}.jsonl") for name in ("test", "train", "validation")]
+    sft = [row for path in files for row in load_jsonl(path, SftRow)]
     pools = [
         [(rubric_for(row), row.answer) for row in redteam if row.kind == kind and row.answer]
         for kind in ("harmful", "borderline")

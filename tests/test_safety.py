@@ -99,7 +99,7 @@ def test_authored_borderline_answers_are_not_called_refusals():
 
 
 def test_authored_replies_and_summaries_are_not_called_refusals():
-    paths = sorted(data_path("sft").glob("*.jsonl"))
+    paths = [data_path(f"sft/{name}.jsonl") for name in ("test", "train", "validation")]
     answers = [row.output for path in paths for row in load_jsonl(path, SftRow) if row.task != "classify"]
     assert len(answers) >= 100
     assert [answer for answer in answers if is_refusal(answer)] == []
