@@ -124,17 +124,31 @@ def stream_rows(
         records = _hub_records(text.removeprefix(HUB), split)
     else:
         path = Path(source)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: expected a file of rows, found none; check the path")
         name, kind = path.name, _format(path)
+        records = numbered_records(path, encoding=encoding)
         encoding = encoding or sniff_encoding(path)
-        records = _file_records(path, kind, encoding)
     first = next(records, None)
     if first is None:
         raise ValueError(f"{source}: expected rows, found none; write one object a line, or a header and lines (CSV)")
     form, prompt, answer = _form(first[1], f"{name} {_unit(kind)} {first[0]}", columns or {}, kind)
     reading = Reading(text, kind, encoding, form, prompt, answer)
     return reading, _examples(_chain(first, records), reading, name)
+
+
+def numbered_records(path: str | Path, *, encoding: str = "") -> Iterator[tuple[int, dict]]:
+    """(line, record) of a .jsonl, .csv, .tsv or .json file (an array of objects), one after the other.
+
+    Args:
+        encoding: empty: UTF-8, or what the first bytes say.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an unknown format or encoding; while it is read, what is wrong with its bytes or form, and where.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a file of rows, found none; check the path")
+    return _file_records(path, _format(path), encoding or sniff_encoding(path))
 
 
 def sniff_encoding(path: Path) -> str:

@@ -314,7 +314,7 @@ def load_jsonl(path: str | Path, model: type[RowT]) -> list[RowT]:
         try:
             row = model.model_validate(loads_strict(raw.decode("utf-8")))
         except ValidationError as error:
-            faults += [f"{where}: {fault}" for fault in _faults(error, model)]
+            faults += [f"{where}: {fault}" for fault in row_faults(error, model)]
         except UnicodeDecodeError as error:
             faults.append(f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8")
         except (ValueError, RecursionError) as error:
@@ -327,9 +327,7 @@ def load_jsonl(path: str | Path, model: type[RowT]) -> list[RowT]:
                 )
             first_line.setdefault(row_id, number)
             rows.append(row)
-    if faults:
-        more = f"\n… and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
-        raise ValueError(f"{path}: {len(faults)} fault(s)\n" + "\n".join(faults[:MAX_FAULTS]) + more)
+    refuse_faults(path, faults)
     if not rows:
         raise ValueError(f"{path}: expected {model.__name__} rows, found none; write one JSON object a line")
     return rows
@@ -374,7 +372,15 @@ def loads_strict(text: str) -> object:
     return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
 
 
-def _faults(error: ValidationError, model: type[BaseModel]) -> list[str]:
+def refuse_faults(path: str | Path, faults: list[str]) -> None:
+    """Raise one ValueError for a file's faults, the first five in full; nothing where there are none."""
+    if faults:
+        more = f"\n… and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
+        raise ValueError(f"{path}: {len(faults)} fault(s)\n" + "\n".join(faults[:MAX_FAULTS]) + more)
+
+
+def row_faults(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """What is wrong with one row: a line for each fault, with its field and what to do."""
     found = []
     for fault in error.errors(include_url=False):
         if fault["type"] in ("model_type", "model_attributes_type") and not fault["loc"]:

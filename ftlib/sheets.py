@@ -1,16 +1,19 @@
 """Rows as CSV that a spreadsheet opens as text: no cell can start a formula.
 
 Titles, reasons and mitigations come from people and from runs. A cell that begins like a formula is kept, behind an
-apostrophe, which spreadsheets read as "this is text" (OWASP, CSV injection).
+apostrophe, which spreadsheets read as "this is text" (OWASP, CSV injection). A text that looks as if it stood behind
+such an apostrophe already gets one more, so `unguarded` gives every text back as it was.
 
-Left out on purpose: reading CSV back. JSON is the file that programs read; the CSV is for people.
+Left out on purpose: reading CSV files (`exchange` does, for votes). JSON is the file that programs read; the CSV is for
+people.
 """
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 
-_STARTS_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_STARTS_FORMULA = re.compile(r"'*(?:\s*[=+\-@＝＋－＠]| *[\t\r\n])")
 
 
 def csv_text(rows: Sequence[Mapping[str, object]], *, columns: Sequence[str]) -> str:
@@ -45,4 +48,14 @@ def _cell(value: object) -> str:
         return str(value)  # a number is no formula, also when it is negative
     text = "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     text = text.replace("\0", "")
-    return f"'{text}" if text.lstrip(" ").startswith(_STARTS_FORMULA) else text
+    return f"'{text}" if _STARTS_FORMULA.match(text) else text
+
+
+def unguarded(cell: str) -> str:
+    """The text that a cell of `csv_text` was made of.
+
+    Example:
+        >>> unguarded("'=1+1"), unguarded("''=1+1"), unguarded("'tis")
+        ('=1+1', "'=1+1", "'tis")
+    """
+    return cell[1:] if cell.startswith("'") and _STARTS_FORMULA.match(cell) else cell

@@ -59,21 +59,24 @@ class RatingStore:
         Raises:
             ValueError: an item's id is known with other texts. Votes belong to texts: give new texts a new id.
         """
-        given = {item.id: json.dumps(item.model_dump(mode="json"), sort_keys=True) for item in items}
         with self._write() as connection:
-            schema.serialise(connection)
-            known = _contents(connection, list(given))
-            for item_id, content in known.items():
-                if content != given[item_id]:
-                    raise ValueError(
-                        f"item {item_id!r} is in {self.address} with other texts; votes belong to the texts they were "
-                        "given on, so give the new texts a new id (candidate_id does) or use another store"
-                    )
-            new = [item_id for item_id in given if item_id not in known]
-            if new:
-                connection.execute(_items.insert(), [{"item_id": key, "content": given[key]} for key in new])
-                places = [{"item_id": key, "place": schema.place(key), "standing": 0} for key in new]
-                connection.execute(_queue.insert(), places)
+            return self._add_items(connection, items)
+
+    def _add_items(self, connection: sa.Connection, items: Iterable[Candidate]) -> int:
+        given = {item.id: json.dumps(item.model_dump(mode="json"), sort_keys=True) for item in items}
+        schema.serialise(connection)
+        known = _contents(connection, list(given))
+        for item_id, content in known.items():
+            if content != given[item_id]:
+                raise ValueError(
+                    f"item {item_id!r} is in {self.address} with other texts; votes belong to the texts they were "
+                    "given on, so give the new texts a new id (candidate_id does) or use another store"
+                )
+        new = [item_id for item_id in given if item_id not in known]
+        if new:
+            connection.execute(_items.insert(), [{"item_id": key, "content": given[key]} for key in new])
+            places = [{"item_id": key, "place": schema.place(key), "standing": 0} for key in new]
+            connection.execute(_queue.insert(), places)
         return len(new)
 
     def items(self) -> list[Candidate]:
@@ -163,6 +166,16 @@ class RatingStore:
         """
         with self._write() as connection:
             return sum([self._submit(connection, rating, None) for rating in ratings])
+
+    def load(self, items: Iterable[Candidate], ratings: Iterable[Rating]) -> tuple[int, int]:
+        """Put items on record (as `add_items`) and commit votes (as `submit`): all of it or, after an error, nothing.
+
+        Returns:
+            How many items were new, and how many votes changed the store.
+        """
+        with self._write() as connection:
+            new = self._add_items(connection, items)
+            return new, sum([self._submit(connection, rating, None) for rating in ratings])
 
     def _submit(self, connection: sa.Connection, rating: Rating, overlap: int | None) -> bool:
         lease = _hold_rater(connection, rating.rater)
