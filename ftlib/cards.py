@@ -9,10 +9,13 @@ Left out on purpose: publishing, and any number that is not in the run. What was
 
 import datetime
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ftlib.files import read_json
+from ftlib.pair_audit import audit_lengths
+from ftlib.pairs import PairSet
 from ftlib.risks import Risk
 from ftlib.runs import stage_folders, stage_path
 from ftlib.summary import SMOKE_NOTE, gate_rows, is_smoke, load_summary, metric_rows, notebook_rows
@@ -113,6 +116,50 @@ def data_card(run_path: str | Path) -> str:
             "The rows of `data/` were authored for the playbook with a language model; see `data/README.md` there. "
             "Files by parameter are the user's own; their origin is not known here.",
             "\n".join(f"- {line}" for line in (*LIMITS[1:3], SIMULATED_VOTES)),
+        ]
+    ) + "\n"  # fmt: skip
+
+
+def pair_card(made: PairSet, *, basis: str, votes: int, smoke: bool = False) -> str:
+    """A data card of preference pairs: where they come from, what was left out by which rule, and what they lean to.
+
+    Args:
+        made: the pairs, from `build_pairs`.
+        basis: whose votes they rest on (`agreement.basis`).
+        votes: how many there were.
+        smoke: the pairs are of a smoke run, and no evidence.
+    """
+    kinds = sorted({pair.kind for pair in made.pairs})
+    of_kind = {kind: [pair for pair in made.pairs if pair.kind == kind] for kind in kinds}
+    sources = Counter((pair.chosen_source, pair.rejected_source) for pair in made.pairs)
+    return "\n\n".join(
+        [
+            f"# Data card of {len(made.pairs)} preference pairs",
+            *([f"**{SMOKE_NOTE}**"] if smoke else []),
+            f"They rest on {votes} votes of {_plain(basis)}.",
+            *([SIMULATED_VOTES] if "simulated" in basis else []),
+            "## Where the rated items went",
+            _table([{"step": step.name, "dropped": step.dropped, "left": step.left} for step in made.waterfall]),
+            "A strict majority of those who did not skip decides an item. Of pairs that say the opposite of each "
+            "other, the direction with more votes stays; a draw and a circle leave none.",
+            "## Kinds and split",
+            _table([
+                {
+                    "kind": kind,
+                    "pairs": len(mine),
+                    "train": sum(pair.split == "train" for pair in mine),
+                    "validation": sum(pair.split == "validation" for pair in mine),
+                    "clusters": len({pair.cluster for pair in mine}),
+                    "chosen answer by a model": sum(pair.synthetic for pair in mine),
+                }
+                for kind, mine in of_kind.items()
+            ]),
+            "No cluster of prompts is in both splits. Harmful prompts are the adversarial side, others the safe one.",
+            "## Sources",
+            _table([{"chosen": one, "rejected": other, "pairs": n} for (one, other), n in sorted(sources.items())]),
+            "## Length",
+            _table([vars(row) for row in audit_lengths(made.pairs)]),
+            "`longer`: share of the pairs of unequal length whose chosen answer has more characters (95 % interval).",
         ]
     ) + "\n"  # fmt: skip
 

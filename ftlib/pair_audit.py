@@ -1,6 +1,7 @@
-"""An audit of preference pairs from elsewhere: prompts that differ, empty sides, contradictions, length, balance.
+"""An audit of preference pairs: length, balance; and of pairs from elsewhere: prompts, empty sides, contradictions.
 
-Pairs made here are checked as they are made (`pairs`); a downloaded file is not, and its faults train too.
+Pairs made here are checked as they are made (`pairs`), but for length: where the chosen answer is mostly the longer
+one, length is what a model learns. A downloaded file is not checked, and its faults train too.
 
 Left out on purpose: repair, and gates. The audit counts and names rows; what to drop is the reader's decision.
 """
@@ -9,6 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from ftlib.gates import wilson
 from ftlib.records import PreferencePair
 
 TURN = "\n\nAssistant:"
@@ -40,6 +44,47 @@ class PairAudit:
     equal: list[int]
     contradictions: list[int]
     chosen_longer: float | None
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How far length tells the chosen answer, for one kind of prompt.
+
+    Attributes:
+        n: pairs.
+        chosen_words, rejected_words: means.
+        longer: share of the pairs of unequal length (in characters) whose chosen answer is the longer one; None
+            without such pairs.
+        interval: its 95 % interval (Wilson).
+        verdict: "longer wins" or "shorter wins" where the interval leaves a half out, else "no sign".
+    """
+
+    kind: str
+    n: int
+    chosen_words: float
+    rejected_words: float
+    longer: float | None
+    interval: tuple[float, float] | None
+    verdict: str
+
+
+def audit_lengths(pairs: Sequence[PreferencePair]) -> list[Lengths]:
+    """Length of chosen and rejected answers: a row for each kind of prompt, and one for "all"."""
+    kinds = sorted({pair.kind for pair in pairs})
+    groups = {kind: [pair for pair in pairs if pair.kind == kind] for kind in kinds} | {"all": list(pairs)}
+    return [_lengths(kind, group) for kind, group in groups.items() if group]
+
+
+def _lengths(kind: str, pairs: Sequence[PreferencePair]) -> Lengths:
+    words = [[len(text.split()) for text in (pair.chosen, pair.rejected)] for pair in pairs]
+    signs = [np.sign(len(pair.chosen) - len(pair.rejected)) for pair in pairs]
+    longer, unequal = signs.count(1), len(signs) - signs.count(0)
+    chosen, rejected = np.mean(words, axis=0).tolist()
+    if not unequal:
+        return Lengths(kind, len(pairs), chosen, rejected, None, None, "no sign")
+    low, high = wilson(longer, unequal)
+    verdict = "longer wins" if low > 0.5 else "shorter wins" if high < 0.5 else "no sign"
+    return Lengths(kind, len(pairs), chosen, rejected, longer / unequal, (low, high), verdict)
 
 
 def split_transcript(chosen: str, rejected: str) -> PairText:

@@ -1,11 +1,11 @@
-"""From votes to preference pairs: majority, no ties, no repeats, a split by cluster; and where each item went.
+"""From votes to preference pairs: majority, no ties, no contradictions or repeats, a split by cluster; where all went.
 
 An item's votes are counted together: a strict majority of those who did not skip decides, anything else drops the
 item. Where people voted, simulated votes on the same item are set aside. Every step is a row of the waterfall, every
 pair names its votes, and every dropped item has its reason.
 
-Left out on purpose: caps (the shares are computed, a gate decides), weighing of raters, and pairs from
-rubric marks. The overall choice is what a preference is made of.
+Contradictions and limits are in `pair_rules`. Left out on purpose: limits by default (the shares are computed, a gate
+decides), weighing of raters, and pairs from rubric marks. The overall choice is what a preference is made of.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ftlib.agreement import basis
+from ftlib.pair_rules import OVER_CAP, UNBALANCED, Backing, contradicted, over_limits, same_text
 from ftlib.quality import THRESHOLD, keep_first
 from ftlib.records import Candidate, PreferencePair, Rating
 
@@ -25,8 +26,11 @@ BLOCK = 16  # batches whose rows are sorted by length together
 
 # Why an item gives no pair, in the order of the waterfall; the texts are the figure's labels.
 NO_VOTES, SKIPPED, BOTH_BAD, TIE, SPLIT = "no votes", "skipped", "both bad", "tie", "no majority"
-NOT_A_PAIR, DUPLICATE, NEAR_DUPLICATE = "empty or equal answers", "duplicate", "near-duplicate"
-REASONS = (NO_VOTES, SKIPPED, BOTH_BAD, TIE, SPLIT, NOT_A_PAIR, DUPLICATE, NEAR_DUPLICATE)
+NOT_A_PAIR, CONTRADICTED = "empty or equal answers", "contradicted"
+DUPLICATE, NEAR_DUPLICATE = "duplicate", "near-duplicate"
+REASONS = (
+    NO_VOTES, SKIPPED, BOTH_BAD, TIE, SPLIT, NOT_A_PAIR, CONTRADICTED, DUPLICATE, NEAR_DUPLICATE, OVER_CAP, UNBALANCED,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ def build_pairs(
     validation_share: float = 0.1,
     threshold: float = THRESHOLD,
     human_sources: Iterable[str] = (AUTHORED,),
+    synthetic_cap: float | None = None,
+    balance: float | None = None,
 ) -> PairSet:
     """Turn rated candidates into preference pairs.
 
@@ -92,14 +98,17 @@ def build_pairs(
         validation_share: about this share of the pairs of each kind is set aside, by whole clusters.
         threshold: Jaccard similarity of prompt, chosen and rejected together from which a pair is a near-duplicate.
         human_sources: sources of answers that people wrote; a pair whose chosen answer is another's is synthetic.
+        synthetic_cap: at most this share of the pairs may be synthetic; None: no limit.
+        balance: safe pairs are at most so many times the adversarial ones, and the other way round; None: no limit.
 
     Raises:
-        ValueError: an id twice, a vote on an unknown item, or a rater who voted twice on one.
+        ValueError: an id twice, a vote on an unknown item, a rater who voted twice on one, or a limit that is none.
     """
     votes_of = _votes_by_item(candidates, ratings)
     written_by_people = set(human_sources)
     dropped: dict[str, str] = {}
     drafts: list[PreferencePair] = []
+    backing: dict[str, Backing] = {}
     for candidate in candidates:
         votes = votes_of.get(candidate.id, [])
         verdict = majority(votes)
@@ -108,9 +117,10 @@ def build_pairs(
             continue
         chosen, rejected = (candidate.answer_a, candidate.answer_b)[:: 1 if verdict == "A" else -1]
         sources = (candidate.source_a, candidate.source_b)[:: 1 if verdict == "A" else -1]
-        if not chosen.strip() or not rejected.strip() or _plain(chosen) == _plain(rejected):
+        if not chosen.strip() or not rejected.strip() or same_text(chosen) == same_text(rejected):
             dropped[candidate.id] = NOT_A_PAIR
             continue
+        backing[candidate.id] = _backing(votes, verdict)
         drafts.append(
             PreferencePair(
                 id=candidate.id,
@@ -127,8 +137,10 @@ def build_pairs(
                 split="train",
             )
         )
-    pairs, share = _drop_repeats(drafts, dropped, threshold)
-    pairs = _split(pairs, validation_share, seed)
+    dropped |= dict.fromkeys(contradicted(drafts, backing), CONTRADICTED)
+    pairs, share = _drop_repeats([pair for pair in drafts if pair.id not in dropped], dropped, threshold)
+    dropped |= over_limits(pairs, backing, synthetic_cap=synthetic_cap, balance=balance, seed=seed)
+    pairs = _split([pair for pair in pairs if pair.id not in dropped], validation_share, seed)
     return PairSet(
         pairs,
         _waterfall(len(candidates), dropped),
@@ -209,6 +221,12 @@ def _votes_by_item(candidates: Sequence[Candidate], ratings: Iterable[Rating]) -
     }
 
 
+def _backing(votes: Sequence[Rating], verdict: str) -> Backing:
+    counts = Counter(vote.choice for vote in votes if vote.choice != "skip")
+    other = {"A": "B", "B": "A"}[verdict]
+    return Backing(counts[verdict], counts[other], counts.total(), not votes[0].simulated)
+
+
 def _drop_repeats(
     drafts: list[PreferencePair], dropped: dict[str, str], threshold: float
 ) -> tuple[list[PreferencePair], float | None]:
@@ -216,7 +234,7 @@ def _drop_repeats(
     seen: set[tuple[str, str, str]] = set()
     distinct = []
     for pair in drafts:
-        key = (_plain(pair.prompt), _plain(pair.chosen), _plain(pair.rejected))
+        key = (same_text(pair.prompt), same_text(pair.chosen), same_text(pair.rejected))
         if key in seen:
             dropped[pair.id] = DUPLICATE
         else:
@@ -253,7 +271,3 @@ def _waterfall(candidates: int, dropped: dict[str, str]) -> list[Step]:
     for reason in REASONS:
         steps.append(Step(reason, counts[reason], steps[-1].left - counts[reason]))
     return steps
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split())

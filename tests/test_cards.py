@@ -6,9 +6,11 @@ import json
 import pytest
 from governed import PAIR, make_run
 from huggingface_hub import ModelCard
+from test_ratings import item, rating
 
 from ftlib import cards, lineage
 from ftlib.holdouts import exposure, public_gap
+from ftlib.pairs import build_pairs
 from ftlib.profiles import resolve
 from ftlib.runs import open_run
 from ftlib.summary import load_summary
@@ -35,6 +37,25 @@ def test_the_model_card_loads_with_huggingface_hub(run, tmp_path):
     for words in ("Limits", "no human preference", "minutes", "GB at most", "sft, dpo", "data/sft/test.jsonl"):
         assert words in card.text
     assert cards.card_faults(text, load_summary(run)) == []
+
+
+def test_the_card_of_pairs_says_where_items_went_and_keeps_texts_plain():
+    """Three items: one pair in train, one tie, one without votes."""
+    items = [item(n, source_a=NASTY, kind="harmful") for n in range(3)]
+    given = [rating("c0", simulated=True), rating("c1", choice="tie", simulated=True)]
+    text = cards.pair_card(build_pairs(items, given, seed=1), basis="simulated raters", votes=2, smoke=True)
+    assert text.startswith("# Data card of 1 preference pairs") and "None of its numbers is evidence" in text
+    for line in (
+        "| candidates | 0 | 3 |",
+        "| no votes | 1 | 2 |",
+        "| tie | 1 | 1 |",
+        "| harmful | 1 | 1 | 0 | 1 | 1 |",
+    ):
+        assert line in text
+    assert "2 votes of simulated raters" in text and cards.SIMULATED_VOTES in text
+    assert "\n# head" not in text and "<script>" not in text.replace("\\<script", "")
+    empty = cards.pair_card(build_pairs(items, [], seed=1), basis="human raters", votes=0)
+    assert "of 0 preference pairs" in empty and cards.SIMULATED_VOTES not in empty
 
 
 def test_a_card_that_says_other_numbers_is_found(run):

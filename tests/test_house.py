@@ -29,10 +29,10 @@ NOTEBOOKS = [path for path in NOTEBOOKS if ".ipynb_checkpoints" not in path.part
 ORDER = (
     "files", "records", "intake", "ledger", "lineage", "machine", "progress", "parameters", "runs",
     "models", "profiles",
-    "criteria", "scorecard", "sensitivity", "costs", "quality", "schema", "store", "ratings", "agreement", "pairs",
-    "pair_audit",
+    "criteria", "scorecard", "sensitivity", "costs", "quality", "schema", "store", "ratings", "agreement",
+    "pair_rules", "pairs",
     "ragged", "generate", "train", "tree", "lean", "tasks",
-    "safety", "judges", "gates", "rater_flags", "raters", "truth", "label_noise", "planted",
+    "safety", "judges", "gates", "pair_audit", "rater_flags", "raters", "truth", "label_noise", "planted",
     "data_gates", "audit", "rollout", "serve",
     "desk", "rewards",
     "summary", "sheets", "exchange", "label_tools", "risks", "holdouts", "roadmap", "cards", "plots", "show",

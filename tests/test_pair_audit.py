@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ftlib.pair_audit import PairText, audit_pairs, kind_shares, split_transcript
+from ftlib.pair_audit import PairText, audit_lengths, audit_pairs, kind_shares, split_transcript
 from ftlib.records import PreferencePair
 
 HH = Path(__file__).resolve().parents[2] / "shared" / "data" / "hh_rlhf_harmless" / "test.jsonl.gz"
@@ -41,6 +41,30 @@ def test_shares_of_kinds():
     kinds = ["harmful", "production", "harmful", "borderline"]
     pairs = [PreferencePair(id=f"i{n}", kind=kind, **fields) for n, kind in enumerate(kinds)]
     assert kind_shares(pairs) == {"borderline": 0.25, "harmful": 0.5, "production": 0.25}
+
+
+def test_lengths_by_hand():
+    """Harmful: 9 of 9 chosen answers are shorter: Wilson's interval of 0 of 9 ends at 0.30. Borderline: one longer, one
+    shorter, one as long. All: 1 of 11 of unequal length are longer.
+    """
+    fields = dict(prompt="p", cluster="c", chosen_source="s", rejected_source="s", basis="human raters")
+    fields |= dict(synthetic=False, split="train")
+    texts = [("harmful", "no", "yes of course")] * 9
+    texts += [("borderline", "aa bb", "cc"), ("borderline", "a", "bb cc dd"), ("borderline", "ab", "cd")]
+    pairs = [
+        PreferencePair(id=f"i{n}", kind=kind, chosen=chosen, rejected=rejected, **fields)
+        for n, (kind, chosen, rejected) in enumerate(texts)
+    ]
+    borderline, harmful, all_kinds = audit_lengths(pairs)
+    assert (harmful.n, harmful.chosen_words, harmful.rejected_words, harmful.longer) == (9, 1.0, 3.0, 0.0)
+    assert harmful.interval == pytest.approx((0, 0.299), abs=0.001) and harmful.verdict == "shorter wins"
+    assert (borderline.longer, borderline.verdict) == (0.5, "no sign")
+    assert borderline.chosen_words == pytest.approx(4 / 3)
+    assert (all_kinds.kind, all_kinds.longer) == ("all", 1 / 11)
+    assert audit_lengths(pairs[-1:])[0].longer is None
+    assert audit_lengths([]) == []
+    swapped = [pair.model_copy(update={"chosen": pair.rejected, "rejected": pair.chosen}) for pair in pairs[:9]]
+    assert audit_lengths(swapped)[0].verdict == "longer wins"
 
 
 @pytest.mark.skipif(not HH.is_file(), reason="hh-rlhf is not beside the project")

@@ -5,7 +5,9 @@ from collections import Counter
 import pytest
 from test_ratings import item, rating
 
-from ftlib.pairs import REASONS, balanced_order, build_pairs, majority
+from ftlib.pair_rules import OVER_CAP, UNBALANCED, side_counts
+from ftlib.pairs import CONTRADICTED, REASONS, balanced_order, build_pairs, majority, vote_id
+from ftlib.records import Candidate, Rating, data_path, load_jsonl
 
 
 def votes(item_id: str, choices: str, **changes):
@@ -92,12 +94,14 @@ def test_the_waterfall_counts_every_item_once():
         ("tie", 1, 6),
         ("no majority", 1, 5),
         ("empty or equal answers", 1, 4),
+        ("contradicted", 0, 4),
         ("duplicate", 1, 3),
         ("near-duplicate", 1, 2),
+        ("over the synthetic share", 0, 2),
+        ("one side too many", 0, 2),
     ]
-    assert made.dropped == dict(
-        zip(["c2", "c3", "c4", "c5", "c6", "c7", "c8", "c9"], REASONS, strict=True),
-    )
+    one_each = [reason for reason in REASONS if reason not in (CONTRADICTED, OVER_CAP, UNBALANCED)]
+    assert made.dropped == dict(zip(["c2", "c3", "c4", "c5", "c6", "c7", "c8", "c9"], one_each, strict=True))
     assert made.near_duplicates == pytest.approx(1 / 3)  # c9, of the distinct c1, c9 and c10
 
 
@@ -116,6 +120,125 @@ def test_people_come_before_simulated_raters():
     made = build_pairs([distinct(1)], [*votes("c1", "AAA", simulated=True), human], seed=1)
     assert made.pairs[0].votes == ["c1/ann=B"]
     assert made.pairs[0].basis == "human raters"
+
+
+def asked_again(number: int, of: int, *, swapped: bool = True, **changes):
+    """Another item with the same prompt and answers, which stand the other way round."""
+    first = distinct(of)
+    answers = (first.answer_b, first.answer_a) if swapped else (first.answer_a, first.answer_b)
+    return distinct(number, prompt=first.prompt, answer_a=answers[0].upper(), answer_b=answers[1], **changes)
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "stay"),
+    [
+        ("AAA", "AAB", ["c1"]),  # 3 for the first answer, 2 - 1 for the second
+        ("AAB", "AAA", ["c2"]),
+        ("AA", "AA", []),  # a draw
+        ("AAt", "A", ["c1"]),  # ties are no votes against: 2 to 1
+        ("AA", "BB", ["c1"]),  # the same answer both times: a duplicate, no contradiction
+    ],
+)
+def test_a_contradiction_is_settled_by_the_votes_of_both_items(first, again, stay):
+    made = build_pairs([distinct(1), asked_again(2, 1)], [*votes("c1", first), *votes("c2", again)], seed=1)
+    assert [pair.id for pair in made.pairs] == stay
+    gone = {"c1", "c2"} - set(stay)
+    assert {made.dropped[name] for name in gone} == ({"duplicate"} if again == "BB" else {CONTRADICTED})
+
+
+def test_two_items_outvote_a_contrary_third():
+    """1 + 1 against 1: the first direction stays, and of its two equal pairs one is a duplicate."""
+    items = [distinct(1), asked_again(2, 1), asked_again(3, 1, swapped=False)]
+    made = build_pairs(items, [*votes("c1", "A"), *votes("c2", "A"), *votes("c3", "A")], seed=1)
+    assert made.dropped == {"c2": CONTRADICTED, "c3": "duplicate"}
+
+
+def test_people_settle_a_contradiction_against_more_simulated_votes():
+    given = [*votes("c1", "AAA", simulated=True), *votes("c2", "A")]
+    made = build_pairs([distinct(1), asked_again(2, 1)], given, seed=1)
+    assert (made.dropped, [pair.basis for pair in made.pairs]) == ({"c1": CONTRADICTED}, ["human raters"])
+
+
+def test_a_circle_of_preferences_goes_and_its_neighbours_stay():
+    """On one prompt x over y, y over z, z over x; and w over x, which is on no circle."""
+    texts = {letter: " ".join(f"{letter}{n}" for n in range(9)) for letter in "wxyz"}
+    items = [
+        distinct(n, prompt="p q r s", answer_a=texts[a], answer_b=texts[b])
+        for n, (a, b) in enumerate(["xy", "yz", "zx", "wx"])
+    ]
+    made = build_pairs(items, [vote for n in range(4) for vote in votes(f"c{n}", "A")], seed=1)
+    assert [pair.id for pair in made.pairs] == ["c3"]
+    assert made.dropped == dict.fromkeys(("c0", "c1", "c2"), CONTRADICTED)
+
+
+def mixed(counts: dict[tuple[str, str], int]):
+    """(kind, source of the chosen answer) -> how many; votes of item n: the later, the clearer (A A B to A A A)."""
+    items = [
+        distinct(n, kind=kind, source_a=source)
+        for n, (kind, source) in enumerate(key for key, count in counts.items() for _ in range(count))
+    ]
+    return items, [vote for n in range(len(items)) for vote in votes(f"c{n}", "AAA" if n % 2 else "AAB")]
+
+
+def test_the_synthetic_cap_by_hand():
+    """2 authored and 6 model-written pairs, at most 60 % synthetic: 3 of 5 may stay; 4 of 6 would be 67 %.
+
+    Three go: those with a vote against first, which are three of the six (c2, c4, c6).
+    """
+    items, given = mixed({("harmful", "authored"): 2, ("production", "greedy"): 6})
+    made = build_pairs(items, given, seed=1, synthetic_cap=0.6)
+    assert made.dropped == dict.fromkeys(("c2", "c4", "c6"), OVER_CAP)
+    assert made.synthetic_share == 0.6
+    assert made.waterfall[-2].dropped == 3 and made.waterfall[-1].left == 5
+    assert build_pairs(items, given, seed=1, synthetic_cap=1.0).dropped == {}
+    assert build_pairs(items, given, seed=1, synthetic_cap=0.0).synthetic_share == 0.0
+
+
+def test_balance_by_hand():
+    """2 adversarial and 7 safe pairs, at most twice as many: 3 go, model-written ones (c5 to c8) first."""
+    items, given = mixed({("harmful", "authored"): 2, ("production", "authored"): 3, ("borderline", "greedy"): 4})
+    made = build_pairs(items, given, seed=1, balance=2)
+    assert side_counts(made.pairs) == {"safe": 4, "adversarial": 2}
+    assert set(made.dropped.values()) == {UNBALANCED} and set(made.dropped) < {"c5", "c6", "c7", "c8"}
+    assert {"c6", "c8"} < set(made.dropped)  # they have a vote against
+    assert build_pairs(items, given, seed=1, balance=3.5).dropped == {}
+
+
+def test_both_limits_hold_together():
+    """8 authored refusals; safe: 2 authored, 6 model-written. At most 30 % synthetic, sides equal.
+
+    With s synthetic pairs, 2 + s are safe and as many adversarial, so s <= 0.3 (4 + 2 s): s = 3, and 5 + 5 pairs.
+    """
+    items, given = mixed({("harmful", "authored"): 8, ("production", "authored"): 2, ("production", "greedy"): 6})
+    made = build_pairs(items, given, seed=1, synthetic_cap=0.3, balance=1)
+    assert side_counts(made.pairs) == {"safe": 5, "adversarial": 5}
+    assert made.synthetic_share == 0.3
+    assert made == build_pairs(items, given, seed=1, synthetic_cap=0.3, balance=1)
+
+
+def test_a_side_without_pairs_cannot_be_balanced_and_limits_are_checked():
+    items, given = mixed({("production", "authored"): 3})
+    assert build_pairs(items, given, seed=1, balance=4).pairs == []
+    for limits in ({"balance": 0.5}, {"synthetic_cap": 1.1}):
+        with pytest.raises(ValueError, match="expected a synthetic_cap from 0 to 1 and a balance >= 1"):
+            build_pairs(items, given, seed=1, **limits)
+
+
+def test_every_recorded_pair_traces_back_to_its_votes_and_nothing_is_lost():
+    """The playbook's own items and votes: the named votes give the pair's verdict, and every item is accounted for."""
+    items = load_jsonl(data_path("preferences/candidates.jsonl"), Candidate)
+    given = load_jsonl(data_path("preferences/votes.jsonl"), Rating)
+    made = build_pairs(items, given, seed=1, synthetic_cap=0.2)
+    by_name = {vote_id(vote): vote for vote in given}
+    answers = {one.id: {"A": one.answer_a, "B": one.answer_b} for one in items}
+    for pair in made.pairs:
+        behind = [by_name[name] for name in pair.votes]
+        assert {vote.item_id for vote in behind} == {pair.id}
+        assert pair.chosen == answers[pair.id][majority(behind)]
+    assert {pair.id for pair in made.pairs} | set(made.dropped) == set(answers)
+    assert sum(step.dropped for step in made.waterfall) == len(made.dropped)
+    assert made.waterfall[-1].left == len(made.pairs) > 100
+    assert OVER_CAP in made.dropped.values() and 0.19 < made.synthetic_share <= 0.2
 
 
 def test_synthetic_share_by_hand():
