@@ -1,10 +1,13 @@
-"""Does the ratings store keep its promises to a team: no vote lost, none doubled, overlap exact, the next item at once?
+"""Does the preference lab keep its promises? No vote lost, none doubled, overlap exact, the next item at once.
 
 Twenty processes rate 1,000 items at three votes each, on one SQLite file and on PostgreSQL, while some are killed with
 `kill -9` and started again under the same name. A vote counts as acknowledged when `submit` has returned and the
 process has written it down. The time of the next item is measured alone, with 100,000 items and 300,000 votes in the
 store, scattered at random: 20 raters have rated 15,000 items each, and 40 % of the items have a place left.
 Without a PostgreSQL server on the machine its half is left out, and says so.
+
+Raters: planted ones are found and honest teams left alone (`cases/raters.py`, simulated), and coefficients and the
+audit of pairs give what was published (`cases/published.py`).
 """
 
 import multiprocessing
@@ -22,7 +25,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from benchmarks import check
-from benchmarks.cases import postgres
+from benchmarks.cases import postgres, published
+from benchmarks.cases import raters as rater_cases
 from ftlib import schema
 from ftlib.files import whole_lines
 from ftlib.ratings import RatingSession, left_answer
@@ -44,16 +48,19 @@ def measure(
     stored_items: int = 100_000,
     stored_votes: int = 300_000,
     asked: int = 1_000,
+    planted_teams: range = rater_cases.TEAMS,
+    honest_teams: range = rater_cases.HONEST_TEAMS,
 ) -> dict:
-    """{"rows", "checks"}; about five minutes on two cores.
+    """{"rows", "checks"}; about six minutes on two cores.
 
     Args:
         raters: processes that rate at the same time.
         items, overlap: what they rate, and votes wanted for each item.
         kills: how many of them are killed on the way.
         stored_items, stored_votes, asked: the size of the store in which so many next items are timed.
+        planted_teams, honest_teams: seeds of the simulated teams.
     """
-    rows, checks = [], []
+    rows, checks = rater_part(planted_teams, honest_teams)
     with TemporaryDirectory() as folder, ExitStack() as stack:
         for name, url_of in _databases(Path(folder), stack):
             found = team(
@@ -68,6 +75,22 @@ def measure(
             checks += _latency_checks(name, milliseconds)
             print(f"  {name}: {rows[-2]} {rows[-1]}", file=sys.stderr, flush=True)
     return {"rows": rows, "checks": checks}
+
+
+def rater_part(planted_teams: range, honest_teams: range) -> tuple[list[dict], list[dict]]:
+    """Rows and checks of what is asked of raters and pairs; half a minute."""
+    parts = {
+        "planted raters": rater_cases.planted_teams(planted_teams),
+        "planted raters, few votes": rater_cases.small_teams(planted_teams),
+        "honest teams": rater_cases.honest_teams(honest_teams),
+        "published coefficient": published.coefficients(),
+        "public pairs": published.hh_rlhf(),
+    }
+    rows = [{"what": what} | row for what, (found, _) in parts.items() for row in found]
+    for row in rows:
+        if "left out" in row:
+            print(f"  {row['what']}: {row['left out']}", file=sys.stderr)
+    return rows, [line for _, checks in parts.values() for line in checks]
 
 
 def _databases(folder: Path, stack: ExitStack) -> Iterator[tuple[str, object]]:

@@ -3,49 +3,24 @@
 import pytest
 from test_ratings import rating
 
+from benchmarks.cases import published
 from ftlib import agreement as agree
 
 
-def said(rows: dict[str, str]) -> dict:
-    """Rater -> one letter an item ("." no rating) as item -> rater -> value."""
-    length = len(next(iter(rows.values())))
-    return {
-        f"u{n}": {rater: int(row[n]) if row[n].isdigit() else row[n] for rater, row in rows.items() if row[n] != "."}
-        for n in range(length)
-    }
-
-
-# Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, section C: four observers, twelve units.
-OBSERVERS = said({"a": "1233214 12...".replace(" ", ""), "b": "1233224125.3", "c": ".3332342251.", "d": "12332441251."})
-
-
-@pytest.mark.parametrize(("level", "alpha"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)])
+@pytest.mark.parametrize(("level", "alpha"), published.ALPHAS.items())
 def test_alpha_of_krippendorffs_example(level, alpha):
-    found = agree.krippendorff_alpha(OBSERVERS, level, seed=1)
+    found = agree.krippendorff_alpha(published.OBSERVERS, level, seed=1)
     assert found.value == pytest.approx(alpha, abs=0.0006)
     assert found.interval[0] < found.value < found.interval[1]
     assert found.items == 11  # unit 12 has one value only
     assert found.raters == ("a", "b", "c", "d")
 
 
-# Fleiss (1971), Measuring nominal scale agreement among many raters, table 1: 30 patients, six psychiatrists each, five
-# diagnoses. Columns: depression, personality disorder, schizophrenia, neurosis, other.
-PATIENTS = [
-    "00060", "03003", "01401", "00006", "03030", "20400", "00402", "20310", "20040", "00006",
-    "10050", "11040", "03300", "10050", "02031", "00501", "30012", "51000", "02040", "10203",
-    "00006", "01050", "02013", "20040", "10041", "05010", "40002", "02040", "10500", "00006",
-]  # fmt: skip
-
-
 def test_fleiss_kappa_of_the_psychiatrists():
     """P_bar = 0.556 (mean of the patients' shares of agreeing pairs), P_e = 0.220 (shares of the five diagnoses,
     26, 26, 30, 55, 43 of 180, squared: 0.0209 + 0.0209 + 0.0278 + 0.0934 + 0.0571), so (0.556 - 0.220) / 0.780 = 0.430.
     """
-    values = {}
-    for n, counts in enumerate(PATIENTS):
-        diagnoses = [kind for kind, count in enumerate(counts) for _ in range(int(count))]
-        values[f"p{n}"] = {f"r{place}": kind for place, kind in enumerate(diagnoses)}
-    found = agree.fleiss_kappa(values, seed=1)
+    found = agree.fleiss_kappa(published.diagnoses(), seed=1)
     assert found.value == pytest.approx(0.430, abs=0.0005)
     assert found.interval[0] < 0.430 < found.interval[1]
     assert found.items == 30
@@ -67,23 +42,21 @@ def test_cohen_kappa_of_fifty_grants():
 
     p_o = 35/50 = 0.7; p_e = 25/50 * 30/50 + 25/50 * 20/50 = 0.5; kappa = 0.2 / 0.5 = 0.4.
     """
-    pairs = ["yy"] * 20 + ["yn"] * 5 + ["ny"] * 10 + ["nn"] * 15
-    values = {f"g{n}": dict(zip(("a", "b"), pair, strict=True)) for n, pair in enumerate(pairs)}
-    found = agree.cohen_kappa(values, "a", "b", seed=1)
+    found = agree.cohen_kappa(published.grants(), "a", "b", seed=1)
     assert found.value == pytest.approx(0.4)
     # Large-sample error: sqrt(p_o (1 - p_o) / n) / (1 - p_e) = 0.0648 / 0.5 = 0.130, so about 0.15 to 0.65
     assert found.interval == pytest.approx((0.15, 0.65), abs=0.05)
 
 
 def test_cohen_kappas_come_with_the_least_agreeing_pair_first():
-    values = said({"ann": "AABBAB", "bob": "AABBAA", "cat": "ABABAB", "dan": "......"})
+    values = published.by_item({"ann": "AABBAB", "bob": "AABBAA", "cat": "ABABAB", "dan": "......"})
     found = agree.cohen_kappas(values, seed=1, resamples=50)
     assert [one.raters for one in found] == [("bob", "cat"), ("ann", "cat"), ("ann", "bob")]
     assert found[-1].value == pytest.approx(2 / 3)  # p_o = 5/6, p_e = 1/2 * 4/6 + 1/2 * 2/6 = 1/2
 
 
 def test_two_raters_who_only_say_one_thing_have_no_kappa():
-    values = said({"ann": "AAAA", "bob": "AAAA"})
+    values = published.by_item({"ann": "AAAA", "bob": "AAAA"})
     for found in (agree.cohen_kappa(values, "ann", "bob", seed=1), agree.fleiss_kappa(values, seed=1)):
         assert (found.value, found.interval, found.items) == (None, None, 4)
     assert agree.krippendorff_alpha(values, "nominal", seed=1).value is None

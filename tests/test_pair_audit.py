@@ -1,15 +1,10 @@
 """The audit of pairs from elsewhere: by hand, and on a public set whose faults are known."""
 
-import gzip
-import json
-from pathlib import Path
-
 import pytest
 
+from benchmarks.cases.published import HH, hh_rlhf
 from ftlib.pair_audit import PairText, audit_lengths, audit_pairs, kind_shares, split_transcript
 from ftlib.records import PreferencePair
-
-HH = Path(__file__).resolve().parents[2] / "shared" / "data" / "hh_rlhf_harmless" / "test.jsonl.gz"
 
 
 def test_each_fault_by_hand():
@@ -69,8 +64,11 @@ def test_lengths_by_hand():
 
 @pytest.mark.skipif(not HH.is_file(), reason="hh-rlhf is not beside the project")
 def test_the_known_faults_of_hh_rlhf_harmless():
-    with gzip.open(HH, "rt", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    found = audit_pairs([split_transcript(row["chosen"], row["rejected"]) for row in rows])
-    assert (found.n, len(found.prompts_differ), len(found.empty)) == (2312, 5, 4)
-    assert found.chosen_longer == pytest.approx(0.44, abs=0.005)
+    (row,), checks = hh_rlhf()
+    assert row["pairs"] == 2312
+    assert [(line["value"], line["holds"]) for line in checks] == [(5, True), (4, True), (0.44, True)]
+
+
+def test_without_the_set_its_row_says_why(tmp_path):
+    (row,), checks = hh_rlhf(tmp_path / "test.jsonl.gz")
+    assert row["left out"] == "no file test.jsonl.gz in shared/data beside the project" and checks == []

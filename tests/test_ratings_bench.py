@@ -54,9 +54,14 @@ def test_a_filled_store_has_what_was_asked_for(tmp_path):
 
 def test_the_benchmark_at_small():
     """Five processes, 30 items at overlap 3, four of them killed; everything that it promises holds."""
-    found = bench.measure(raters=5, items=30, overlap=3, kills=4, stored_items=200, stored_votes=500, asked=20)
+    small = dict(raters=5, items=30, overlap=3, kills=4, stored_items=200, stored_votes=500, asked=20)
+    found = bench.measure(**small, planted_teams=range(730_000, 730_001), honest_teams=range(740_000, 740_001))
     broken = [line for line in found["checks"] if line["target"] == 0 and not line["holds"]]
     assert broken == []
+    assert {row["what"] for row in found["rows"]} >= {"planted raters", "honest teams", "published coefficient"}
+    named = {line["id"]: line["holds"] for line in found["checks"]}
+    assert {"planted_raters_recall", "planted_raters_precision", "honest_teams_without_a_flag"} <= named.keys()
+    assert sum(named[id] for id in named if "kappa" in id or "alpha" in id) == 5
     teams = [row for row in found["rows"] if row["what"] == "team"]
     assert {row["store"] for row in teams} >= {"sqlite"}
     assert all((row["votes"], row["kills"]) == (90, 4) and row["acknowledged"] >= 86 for row in teams)
