@@ -9,12 +9,15 @@ Left out on purpose: ties (with them, agreement is lower at the same p, so the n
 share mistakes (then agreement flatters, and the noise comes out too low; gold items tell).
 """
 
+import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scipy import stats
 
 from ftlib.gates import pairs_needed
+from ftlib.records import PreferencePair
 
 # What careful people reach (the papers' own figures), to set a team's agreement beside.
 PUBLISHED = {
@@ -98,3 +101,53 @@ def label_noise(agreement: float, *, raters: int = 1, win_rate: float = 0.6) -> 
     seen = 0.5 + (win_rate - 0.5) * (1 - 2 * wrong)
     pairs = pairs_needed(seen) if abs(seen - 0.5) > 1e-9 else None
     return Noise(agreement, right, wrong, raters, win_rate, seen, pairs)
+
+
+def label_worth(wrong: float) -> float:
+    """What a label is worth beside one that is never wrong: (1 - 2e)^2 with a share e of wrong ones.
+
+    An average over n labels shrinks by (1 - 2e) while its error stays 1/sqrt(n), so n noisy labels tell as much as
+    n (1 - 2e)^2 clean ones.
+
+    Raises:
+        ValueError: not a share.
+
+    Example:
+        >>> label_worth(0.25)
+        0.25
+    """
+    if not 0 <= wrong <= 1:
+        raise ValueError(f"expected a share of wrong labels from 0 to 1, got {wrong}")
+    return (1 - 2 * wrong) ** 2
+
+
+def swap_labels(pairs: Sequence[PreferencePair], share: float, *, seed: int) -> list[PreferencePair]:
+    """Pairs of which a share, drawn by seed and id, has chosen and rejected exchanged: wrong labels made on purpose.
+
+    With a larger share the same pairs are swapped, and more.
+
+    Returns:
+        All pairs, in their order; `basis` of a swapped one says so.
+
+    Raises:
+        ValueError: not a share.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"expected a share of pairs from 0 to 1, got {share}")
+    drawn = sorted(
+        pairs, key=lambda pair: hashlib.sha256(f"{seed}/{pair.id}".encode("utf-8", "surrogatepass")).digest()
+    )
+    swapped = {pair.id for pair in drawn[: round(share * len(pairs))]}
+    return [_swap(pair) if pair.id in swapped else pair for pair in pairs]
+
+
+def _swap(pair: PreferencePair) -> PreferencePair:
+    return pair.model_copy(
+        update={
+            "chosen": pair.rejected,
+            "rejected": pair.chosen,
+            "chosen_source": pair.rejected_source,
+            "rejected_source": pair.chosen_source,
+            "basis": f"{pair.basis}, swapped on purpose",
+        }
+    )

@@ -10,7 +10,7 @@ from ftlib import label_noise, rater_flags, raters, truth
 from ftlib.gates import pairs_needed
 from ftlib.planted import team_votes
 from ftlib.ratings import RatingSession, replay, simulated_rater
-from ftlib.records import GoldItem, data_path, load_jsonl
+from ftlib.records import GoldItem, PreferencePair, data_path, load_jsonl
 from ftlib.store import open_store
 
 GOLD = load_jsonl(data_path("preferences/gold.jsonl"), GoldItem)
@@ -338,10 +338,36 @@ def test_raters_who_agree_as_coins_do_show_nothing():
     assert label_noise.right_from_agreement(0.4) == 0.5
 
 
+@pytest.mark.parametrize(("wrong", "worth"), [(0.0, 1.0), (0.1, 0.64), (0.25, 0.25), (0.5, 0.0), (1.0, 1.0)])
+def test_what_a_label_is_worth(wrong, worth):
+    """(1 - 2e)^2; labels that are always wrong tell everything, the other way round."""
+    assert label_noise.label_worth(wrong) == pytest.approx(worth)
+
+
+def test_labels_swapped_on_purpose_are_a_stated_share_and_nested():
+    fields = dict(prompt="p", kind="harmful", cluster="k", basis="human raters", synthetic=False, split="train")
+    pairs = [
+        PreferencePair(
+            id=f"i{n}", chosen=f"good {n}", rejected=f"bad {n}", chosen_source="x", rejected_source="y", **fields
+        )
+        for n in range(40)
+    ]
+    quarter, half = (label_noise.swap_labels(pairs, share, seed=1) for share in (0.25, 0.5))
+    turned = [[n for n, pair in enumerate(some) if pair != pairs[n]] for some in (quarter, half)]
+    assert [len(places) for places in turned] == [10, 20] and set(turned[0]) < set(turned[1])
+    first = turned[0][0]
+    assert (quarter[first].chosen, quarter[first].rejected) == (f"bad {first}", f"good {first}")
+    assert (quarter[first].chosen_source, quarter[first].basis) == ("y", "human raters, swapped on purpose")
+    assert label_noise.swap_labels(pairs, 0.25, seed=1) == quarter != label_noise.swap_labels(pairs, 0.25, seed=2)
+    assert label_noise.swap_labels(pairs, 0.0, seed=1) == pairs
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: label_noise.right_from_agreement(63), "give a share, not a percentage"),
+        (lambda: label_noise.label_worth(1.5), "a share of wrong labels from 0 to 1, got 1.5"),
+        (lambda: label_noise.swap_labels([], -0.1, seed=1), "a share of pairs from 0 to 1, got -0.1"),
         (lambda: label_noise.wrong_majority(0.7, 2), "an odd number of raters"),
         (lambda: label_noise.label_noise(0.7, win_rate=0.5), "other than a half"),
     ],
