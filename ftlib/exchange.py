@@ -1,17 +1,14 @@
-"""A ratings store as files, and back: JSON Lines for programs, CSV for spreadsheets; and pairs in TRL's forms.
+"""A ratings store as files, and back: JSON Lines for programs, CSV for spreadsheets.
 
 A file is read and checked as a whole before the store is touched: every fault names file and line, and after an error
 the store is as it was. Importing twice changes nothing; a vote that differs from one that stands is a fault, unless the
 file is said to be the one that counts.
 
-| form | loses |
-|---|---|
-| JSONL, CSV | withdrawn votes, and who holds which item just now (leases) |
-| TRL preference | nothing of a pair: what TRL does not use goes along as more columns |
-| TRL unpaired preference | which answer was compared with which, except by id |
+Both forms lose withdrawn votes, and who holds which item just now (leases).
 
-Argilla and Label Studio: `label_tools`. Left out on purpose: backups (the database has its own), and repair of what a
-spreadsheet did to a cell. An id that looks like a number or a date is changed by Excel; ids with letters are not.
+Pairs in TRL's forms: `trl_forms`; Argilla and Label Studio: `label_tools`. Left out on purpose: backups (the database
+has its own), and repair of what a spreadsheet did to a cell. Excel changes an id that looks like a number or date, and
+cuts cells at 32,767 characters; cells of more than 131,072 are refused.
 """
 
 import re
@@ -25,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from ftlib import schema
 from ftlib.files import did_you_mean, write_atomic
 from ftlib.intake import numbered_records
-from ftlib.records import Candidate, PreferencePair, Rating, assistant_chat, refuse_faults, row_faults, write_jsonl
+from ftlib.records import Candidate, Rating, refuse_faults, row_faults, write_jsonl
 from ftlib.sheets import csv_text, unguarded
 from ftlib.store import RatingStore
 
@@ -38,7 +35,6 @@ _LENGTHS = {
     "created_at": schema.ratings.c.created_at.type.length,
 }  # PostgreSQL refuses longer texts, SQLite keeps them
 _UNKEEPABLE = re.compile("[\ud800-\udfff\0]")  # halves of a character, and the NUL that PostgreSQL refuses
-_MESSAGES = ("prompt", "chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -154,7 +150,7 @@ def read_rows(path: str | Path, model: type[RowT]) -> list[Placed[RowT]]:
                 close = did_you_mean(unknown[0], model.model_fields)
                 raise ValueError(f"{path.name} line 1: {unknown[0]!r} is no column of {model.__name__} rows{close}")
             record = {name: _value(model, name, unguarded(cell)) for name, cell in record.items()}
-        found = _checked(record, model, place)
+        found = checked(record, model, place)
         if isinstance(found, list):
             faults += found
         else:
@@ -177,97 +173,8 @@ def repeats(rows: Iterable[Placed]) -> list[str]:
     return faults
 
 
-# --- TRL ---
-
-
-def trl_rows(pairs: Iterable[PreferencePair]) -> list[dict]:
-    """Pairs in TRL's conversational preference form (huggingface.co/docs/trl/dataset_formats, "Preference").
-
-    prompt, chosen and rejected are lists of chat messages; the pair's other fields are columns beside them, which
-    trainers ignore. For `write_jsonl`, or `datasets.Dataset.from_list`.
-    """
-    rows = []
-    for pair in pairs:
-        answers = {side: [{"role": "assistant", "content": getattr(pair, side)}] for side in ("chosen", "rejected")}
-        rows.append({"prompt": assistant_chat(pair.prompt)} | answers | pair.model_dump(exclude=set(_MESSAGES)))
-    return rows
-
-
-def unpaired_rows(pairs: Iterable[PreferencePair], both_bad: Iterable[Candidate] = ()) -> list[dict]:
-    """Single answers with a label, TRL's "Unpaired preference" (the same page), which KTO trains on.
-
-    A chosen answer is labelled true, a rejected one false, and both answers of an item that raters called "both bad"
-    false: votes that give no pair. Being worse than another answer is not being bad: an answer that won one comparison
-    and lost another has no label, and is left out.
-
-    Args:
-        both_bad: items whose verdict was "both bad".
-    """
-    said: dict[tuple[str, str], set[bool]] = {}
-    names: dict[tuple[str, str], str] = {}
-    labelled = [(pair.id, pair.prompt, {True: pair.chosen, False: pair.rejected}.items()) for pair in pairs]
-    labelled += [(item.id, item.prompt, [(False, item.answer_a), (False, item.answer_b)]) for item in both_bad]
-    for item_id, prompt, answers in labelled:
-        for label, text in answers:
-            said.setdefault((prompt, text), set()).add(label)
-            names.setdefault((prompt, text), item_id)
-    return [
-        {
-            "id": names[prompt, text],
-            "prompt": assistant_chat(prompt),
-            "completion": [{"role": "assistant", "content": text}],
-            "label": next(iter(labels)),
-        }
-        for (prompt, text), labels in said.items()
-        if len(labels) == 1 and text.strip()
-    ]
-
-
-def read_trl(path: str | Path, *, fill: Mapping[str, object] | None = None) -> list[PreferencePair]:
-    """Read a .jsonl or .json file in TRL's preference form, with chat messages or plain texts.
-
-    Args:
-        fill: values for fields that the file does not have, e.g. {"kind": "production", "basis": "labels of the set",
-            "chosen_source": "unknown", "rejected_source": "unknown", "synthetic": True, "split": "train"}. A missing id
-            is made of file and line, and a missing cluster is the pair's own.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: rows at fault, with file and line; a prompt of more than one user's message is one.
-    """
-    path = Path(path)
-    rows: list[Placed[PreferencePair]] = []
-    faults: list[str] = []
-    for line, record in numbered_records(path):
-        place = f"{path.name} line {line}"
-        own_id = record.get("id", f"{path.stem}-{line}")
-        texts = {side: _said_by(record[side], side) for side in _MESSAGES if side in record}
-        found = _checked(
-            {"cluster": own_id} | dict(fill or {}) | {"id": own_id} | record | texts, PreferencePair, place
-        )
-        if isinstance(found, list):
-            faults += found
-        else:
-            rows.append(Placed(place, found))
-    refuse_faults(path, faults + repeats(rows))
-    return [one.row for one in rows]
-
-
-def _said_by(value: object, side: str) -> object:
-    """The one text of a message list; anything else as it is, for the row's check to refuse."""
-    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
-        return value
-    said = [message for message in value if message.get("role") != "system" or side != "prompt"]
-    speaker = "user" if side == "prompt" else "assistant"
-    one = len(said) == 1 and said[0].get("role") == speaker
-    return said[0].get("content") if one else value
-
-
-# --- rows ---
-
-
-def _checked(record: Mapping, model: type[RowT], place: str) -> RowT | list[str]:
-    """The row, or its faults."""
+def checked(record: Mapping, model: type[RowT], place: str) -> RowT | list[str]:
+    """The row of a record, or its faults, each with its place."""
     try:
         row = model.model_validate(record)
     except ValidationError as error:

@@ -35,8 +35,8 @@ ORDER = (
     "safety", "judges", "gates", "pair_audit", "rater_flags", "raters", "truth", "label_noise", "planted",
     "data_gates", "audit", "rollout", "serve",
     "desk", "rewards",
-    "summary", "sheets", "exchange", "label_tools", "risks", "holdouts", "roadmap", "cards", "plots", "show",
-    "exercises", "evidence", "pack",
+    "summary", "sheets", "exchange", "trl_forms", "label_tools", "risks", "holdouts", "roadmap", "cards",
+    "plots", "show", "exercises", "evidence", "pack",
     "widgets",
     "colab", "runner", "__main__",
 )  # fmt: skip
