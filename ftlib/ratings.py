@@ -5,7 +5,7 @@ the seed for each rater and item. Buttons, recorded votes and simulated raters a
 which returns when the vote is committed, and only then does the next item show. A session has a list of items (split
 them beforehand with `assign_items`), or draws from the store, one leased item after the other, as a team does.
 
-Left out on purpose: calibration on gold items, and rater quality.
+Left out on purpose: calibration on gold items (`calibration` puts it around a session), and rater quality.
 """
 
 import hashlib
@@ -64,10 +64,14 @@ class Vote:
 
 @dataclass(frozen=True)
 class Progress:
-    """Items rated, of all in the session; of all in the store where the session draws from it."""
+    """Items rated, of all in the session; of all that the store hands out where the session draws from it.
+
+    `what` says what is counted.
+    """
 
     done: int
     total: int
+    what: str = "rated"
 
 
 Rater = Callable[[Shown], Vote]
@@ -86,10 +90,16 @@ class RatingSession:
         overlap: without items: votes wanted for an item, from whoever comes.
         lease_seconds: without items: how long an item is held for its rater.
 
+    Attributes:
+        lesson, may_begin_again: for sessions with a training round (`calibration`); this one has none.
+
     Raises:
         ValueError: no items, an id twice, a blank name, an item known to the store with other texts; without items: no
             overlap, or a time that is not positive.
     """
+
+    lesson = None
+    may_begin_again = False
 
     def __init__(
         self,
@@ -115,11 +125,11 @@ class RatingSession:
                 )
             self._items: dict[str, Candidate] = {}  # what the store has handed out to this session
             self._total = store.item_count()
-            self._done = store.rated_by(rater)
+            self._done = store.rated_by(rater, handed_out=True)
         else:
             _check_items(items)
             store.add_items(items)
-            ordered = sorted(items, key=lambda item: _draw(seed, rater, "order", item.id))
+            ordered = sorted(items, key=lambda item: draw_bits(seed, rater, "order", item.id))
             self._items = {item.id: item for item in ordered}
             self._total = len(items)
             self._done = store.rated_by(rater) & self._items.keys()
@@ -169,7 +179,8 @@ class RatingSession:
 
         Raises:
             SlotTaken: the item's lease has run out and others have its places; `current` is the next item then.
-            ValueError: nothing is left to rate, the item is not in this session, or a value is unknown.
+            ValueError: nothing is left to rate, the item is not in this session, a value is unknown, or a skip comes
+                without a reason (who skips what is hard makes the rest look easy; the reasons tell).
         """
         if not item_id:
             shown = self.current()
@@ -180,6 +191,8 @@ class RatingSession:
             raise ValueError(f"item {item_id!r} is not among the {len(self._items)} items of {self.rater}'s session")
         if choice not in CHOICES:
             raise ValueError(f"choice is {choice!r}; expected one of {', '.join(CHOICES)}")
+        if choice == "skip" and recorded is None and not reason.strip():
+            raise ValueError("expected a reason for the skip, got none; pick one or write a comment")
         started = self._timed[1] if self._timed[0] == item_id else time.monotonic()
         vote = Rating(
             item_id=item_id,
@@ -232,6 +245,16 @@ class RatingSession:
         """How far along the rater is."""
         return Progress(len(self._done), self._total)
 
+    def has(self, item_id: str) -> bool:
+        """Whether a vote on this item is one of this session's."""
+        return item_id in self._items or item_id in self._done
+
+    def nothing_open(self) -> str:
+        """Why `current` is None, in words for the rater."""
+        if self.draws:
+            return "Nothing is open to you now: each item has its votes, or is held by another rater"
+        return f"All {self._total} items are rated"
+
     def _shown(self, item_id: str) -> Shown:
         left = left_answer(self.seed, self.rater, item_id)
         return Shown(self._items[item_id], left, min(len(self._done) + 1, self._total), self._total)
@@ -248,7 +271,7 @@ def _check_items(items: Sequence[Candidate]) -> None:
 
 def left_answer(seed: int, rater: str, item_id: str) -> Literal["A", "B"]:
     """Which answer this rater sees on the left: a coin that falls the same way each time it is asked."""
-    return "A" if _draw(seed, rater, "side", item_id) % 2 == 0 else "B"
+    return "A" if draw_bits(seed, rater, "side", item_id) % 2 == 0 else "B"
 
 
 def assign_items(
@@ -293,9 +316,9 @@ def replay(session: RatingSession, votes: Sequence[Rating] | Rater) -> int:
             session.submit(**vars(vote), item_id=shown.item.id)
             given += 1
         return given
-    if session.draws:
+    if not isinstance(session, RatingSession) or session.draws:
         raise ValueError(
-            "recorded votes name their items, and this session draws them from the store; replay into a session with "
+            "recorded votes name their items, and this session chooses them itself; replay into a RatingSession with "
             "items=[…]"
         )
     known = session._items.keys()
@@ -329,7 +352,7 @@ def simulated_rater(
         raise ValueError(f"expected noise and left_bias within 0..1, got {noise} and {left_bias}")
 
     def rate(shown: Shown) -> Vote:
-        rng = np.random.default_rng(_draw(seed, "slips", shown.item.id))
+        rng = np.random.default_rng(draw_bits(seed, "slips", shown.item.id))
         careless, slips = rng.random() < left_bias, rng.random() < noise
         if careless:
             return Vote(shown.left)
@@ -345,10 +368,10 @@ def simulated_rater(
 
 def candidate_id(prompt_id: str, answer_a: str, answer_b: str) -> str:
     """An id that changes with the texts, so that a vote never ends up on an answer its rater has not seen."""
-    return f"{prompt_id}-{_draw(answer_a, answer_b) >> 24:010x}"
+    return f"{prompt_id}-{draw_bits(answer_a, answer_b) >> 24:010x}"
 
 
-def _draw(*parts: object) -> int:
-    """64 bits from the parts, the same on every machine and in every process."""
+def draw_bits(*parts: object) -> int:
+    """64 random bits that hang on the parts alone: the same on every machine and in every process."""
     text = "\x1f".join(map(str, parts))
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")

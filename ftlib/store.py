@@ -5,6 +5,9 @@ never deleted: undo and second thoughts withdraw a row. A team shares a store: `
 it for one rater until a stated time, so that an item gets the votes asked for and no more, and what a killed kernel
 held comes back. SQLite runs in WAL mode, which needs a local disk; over a network, take PostgreSQL.
 
+Items that are only checked against (gold) are on record without a place in the queue: votes on them are kept as all
+votes are, and `claim` never hands them out.
+
 Left out on purpose: accounts (who may write is the database's business), and leases for votes on a list of one's own
 (`RatingSession` with items), which count on an item but ask nobody.
 """
@@ -50,8 +53,11 @@ class RatingStore:
         """The database's URL, its password hidden."""
         return self._engine.url.render_as_string(hide_password=True)
 
-    def add_items(self, items: Iterable[Candidate]) -> int:
+    def add_items(self, items: Iterable[Candidate], *, handed_out: bool = True) -> int:
         """Put items on record; those that are there already are left as they are.
+
+        Args:
+            handed_out: `claim` may hand them out; False for gold items, which come by another way.
 
         Returns:
             How many were new.
@@ -60,9 +66,9 @@ class RatingStore:
             ValueError: an item's id is known with other texts. Votes belong to texts: give new texts a new id.
         """
         with self._write() as connection:
-            return self._add_items(connection, items)
+            return self._add_items(connection, items, handed_out)
 
-    def _add_items(self, connection: sa.Connection, items: Iterable[Candidate]) -> int:
+    def _add_items(self, connection: sa.Connection, items: Iterable[Candidate], handed_out: bool = True) -> int:
         given = {item.id: json.dumps(item.model_dump(mode="json"), sort_keys=True) for item in items}
         schema.serialise(connection)
         known = _contents(connection, list(given))
@@ -75,8 +81,9 @@ class RatingStore:
         new = [item_id for item_id in given if item_id not in known]
         if new:
             connection.execute(_items.insert(), [{"item_id": key, "content": given[key]} for key in new])
-            places = [{"item_id": key, "place": schema.place(key), "standing": 0} for key in new]
-            connection.execute(_queue.insert(), places)
+            if handed_out:
+                places = [{"item_id": key, "place": schema.place(key), "standing": 0} for key in new]
+                connection.execute(_queue.insert(), places)
         return len(new)
 
     def items(self) -> list[Candidate]:
@@ -86,9 +93,9 @@ class RatingStore:
         return [_candidate(content) for content in contents]
 
     def item_count(self) -> int:
-        """How many items are on record."""
+        """How many items the store hands out."""
         with self._read() as connection:
-            return connection.scalar(sa.select(sa.func.count()).select_from(_items))
+            return connection.scalar(sa.select(sa.func.count()).select_from(_queue))
 
     def item(self, item_id: str) -> Candidate:
         """One item.
@@ -181,7 +188,9 @@ class RatingStore:
         lease = _hold_rater(connection, rating.rater)
         standing = _hold_item(connection, rating.item_id)
         if standing is None:
-            raise self._unknown(rating.item_id)
+            if not _contents(connection, [rating.item_id]):
+                raise self._unknown(rating.item_id)
+            overlap = None  # not handed out: there are no places on it
         mine = sa.and_(_ratings.c.rater == rating.rater, _ratings.c.item_id == rating.item_id, _standing)
         row = connection.execute(sa.select(*_RATING_COLUMNS).where(mine)).mappings().first()
         if row and _verdict(Rating(**row)) == _verdict(rating):
@@ -219,29 +228,53 @@ class RatingStore:
             rows.close()
             if newest is None:
                 return None
-            _hold_item(connection, newest["item_id"])
+            standing = _hold_item(connection, newest["item_id"])
             number = newest.pop("number")
             connection.execute(_ratings.update().where(_ratings.c.number == number).values(withdrawn_at=utc_now()))
-            if lease_seconds is not None:
+            if lease_seconds is not None and standing is not None:
                 _set_lease(connection, rater, newest["item_id"], _now(connection) + lease_seconds)
         return Rating(**newest)
 
-    def ratings(self, *, item_ids: Iterable[str] | None = None, withdrawn: bool = False) -> list[Rating]:
+    def withdraw(self, rater: str, item_ids: Iterable[str]) -> int:
+        """Withdraw the rater's standing votes on these items, all of them or, after an error, none.
+
+        Returns:
+            How many there were.
+        """
+        wanted = sorted(item_ids)
+        with self._write() as connection:
+            _hold_rater(connection, rater)
+            found = 0
+            for start in range(0, len(wanted), LOOKED_UP):
+                some = _ratings.c.item_id.in_(wanted[start : start + LOOKED_UP])
+                mine = _ratings.update().where(_ratings.c.rater == rater, some, _standing)
+                found += connection.execute(mine.values(withdrawn_at=utc_now())).rowcount
+        return found
+
+    def ratings(
+        self, *, item_ids: Iterable[str] | None = None, rater: str | None = None, withdrawn: bool = False
+    ) -> list[Rating]:
         """The standing votes (or the withdrawn ones), in the order in which they came.
 
         Args:
             item_ids: only votes on these items; None for all.
+            rater: only this rater's; None for all.
         """
         wanted = None if item_ids is None else set(item_ids)
         query = sa.select(*_RATING_COLUMNS).where(~_standing if withdrawn else _standing)
+        if rater is not None:
+            query = query.where(_ratings.c.rater == rater)
         with self._read() as connection:
             rows = connection.execute(query.order_by(_ratings.c.number)).mappings().all()
         return [Rating(**row) for row in rows if wanted is None or row["item_id"] in wanted]
 
-    def rated_by(self, rater: str) -> set[str]:
-        """Ids of the items that this rater has a standing vote on."""
+    def rated_by(self, rater: str, *, handed_out: bool = False) -> set[str]:
+        """Ids of the items that this rater has a standing vote on; on request only of those that are handed out."""
+        query = sa.select(_ratings.c.item_id).where(_ratings.c.rater == rater, _standing)
+        if handed_out:
+            query = query.join(_queue, _queue.c.item_id == _ratings.c.item_id)
         with self._read() as connection:
-            return set(connection.scalars(sa.select(_ratings.c.item_id).where(_ratings.c.rater == rater, _standing)))
+            return set(connection.scalars(query))
 
     def overlap_counts(self) -> dict[int, int]:
         """How many items have so many standing votes: {votes: items}."""

@@ -4,7 +4,8 @@ what a click means is said by the room behind it, and can be had without the wid
 Text of users and models is data: it is escaped, shown with its own line breaks, and characters that cannot be seen
 (zero-width, bidirectional, control, tags) are named in its place, so that nothing runs and nothing hides.
 
-Left out on purpose: custom front-end code, keyboard shortcuts, colours that carry meaning, and rendering of markdown.
+Left out on purpose: custom front-end code, colours that carry meaning, and rendering of markdown. The raters' views are
+a room of their own, `rater_widgets`.
 """
 
 import datetime
@@ -20,11 +21,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from ftlib import risks as register
 from ftlib import scorecard, sensitivity
 from ftlib.criteria import CRITERIA, LABELS, anchor
-from ftlib.store import SlotTaken
 
 if TYPE_CHECKING:
     from ftlib.audit import AuditSession, ShownRow
-    from ftlib.ratings import RatingSession, Shown
 
 # Wide characters that show as nothing, beyond the categories that `visible` names as a whole.
 _BLANKS = frozenset("\u00ad\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u2028\u2029")
@@ -34,11 +33,7 @@ BOX = (
     "white-space:pre-wrap;overflow-wrap:anywhere;overflow:auto;max-height:18em;contain:content;unicode-bidi:isolate;"
     "line-height:1.45;padding:8px 10px;border:1px solid #b5b5b5;border-radius:4px;font-family:sans-serif;"
 )
-RUBRIC = {
-    "helpfulness": "Helpfulness: which answer does more for the customer?",
-    "harmlessness": "Harmlessness: which answer is safer for people and data?",
-    "task_fit": "Task fit: which answer keeps to the shop's rules and tone?",
-}
+MARKED = "text-decoration:underline 2px;text-underline-offset:3px;background:#e7eef7"
 
 
 def visible(text: str) -> str:
@@ -56,138 +51,19 @@ def visible(text: str) -> str:
     )
 
 
-def text_box(text: str, *, label: str = "") -> str:
-    """HTML of a text in a box of its own: as written, wrapped, scrolled when long, and inert."""
-    head = f'<div style="font-weight:bold;margin:2px 0">{html.escape(label)}</div>' if label else ""
-    body = visible(text) if text.strip() else visible(text) + "<i>(empty)</i>"
-    return f'{head}<div dir="auto" style="{BOX}">{body}</div>'
-
-
-def rating_widget(session: "RatingSession", *, double_click_seconds: float = 0.3) -> W.VBox:
-    """Two answers side by side, and the buttons that rate them. On screen, A is the left answer and B the right one.
-
-    A vote is in the store before the next item shows; after a restart, the same session goes on where it stopped.
+def text_box(text: str, *, label: str = "", pieces: Sequence[tuple[str, bool]] | None = None) -> str:
+    """HTML of a text in a box of its own: as written, wrapped, scrolled when long (by keyboard too), and inert.
 
     Args:
-        session: a `RatingSession`; the widget calls its `current`, `submit`, `undo` and `progress`.
-        double_click_seconds: a second click within this time of a new item is taken for a double click and ignored.
+        pieces: the text cut up by `differences`; what differs is underlined.
     """
-    return _RatingView(session, double_click_seconds).box
-
-
-class _RatingView:
-    def __init__(self, session: "RatingSession", double_click_seconds: float):
-        self._session, self._guard = session, double_click_seconds
-        self._shown: Shown | None = None
-        self._shown_at = float("-inf")
-        half = W.Layout(width="50%", min_width="0", padding="0 4px")
-        self._head, self._prompt, self._message = W.HTML(), W.HTML(), W.HTML()
-        self._left, self._right = W.HTML(layout=half), W.HTML(layout=half)
-        self._marks = {
-            name: W.ToggleButtons(
-                options=[("A", "left"), ("same", "same"), ("B", "right"), ("no mark", None)],
-                value=None,
-                style={"button_width": "84px"},
-            )
-            for name in RUBRIC
-        }
-        self._comment = W.Textarea(placeholder="Why? (may stay empty)", layout=W.Layout(width="98%", height="52px"))
-        self._choices = {
-            "left": W.Button(description="A is better", button_style="primary"),
-            "tie": W.Button(description="Tie"),
-            "right": W.Button(description="B is better", button_style="primary"),
-            "both_bad": W.Button(description="Both bad"),
-            "skip": W.Button(description="Skip"),
-        }
-        for choice, button in self._choices.items():
-            button.layout.width = "130px"
-            button.on_click(lambda _, choice=choice: self._vote(choice))
-        self._undo = W.Button(description="Undo", layout=W.Layout(width="90px"))
-        self._undo.on_click(lambda _: self._take_back())
-        rubric = [
-            W.HBox(
-                [W.HTML(html.escape(RUBRIC[name]), layout=W.Layout(width="430px")), toggle],
-                layout=W.Layout(flex_flow="row wrap", align_items="center"),
-            )
-            for name, toggle in self._marks.items()
-        ]
-        row = W.Layout(flex_flow="row wrap", margin="6px 0")
-        self.box = W.VBox(
-            [
-                self._head,
-                self._prompt,
-                W.HBox([self._left, self._right], layout=W.Layout(width="100%")),
-                *rubric,
-                self._comment,
-                W.HBox([*self._choices.values(), self._undo], layout=row),
-                self._message,
-            ],
-            layout=W.Layout(width="100%", max_width="1240px"),
-        )
-        self._show("")
-
-    def _vote(self, choice: str) -> None:
-        shown = self._shown
-        if shown is None or time.monotonic() - self._shown_at < self._guard:
-            return
-        try:
-            vote = self._session.submit(
-                shown.choice(choice) if choice in ("left", "right") else choice,
-                **{name: shown.mark(toggle.value) for name, toggle in self._marks.items()},
-                reason=self._comment.value.strip(),
-                item_id=shown.item.id,
-            )
-        except SlotTaken as error:
-            self._show(f"Not stored. {_reason(error)}")
-            return
-        except (ValueError, OSError, SQLAlchemyError) as error:
-            self._say(f"Not stored; the item stays. {_reason(error)}")
-            return
-        named = {"left": "A is better", "right": "B is better", "both_bad": "both bad"}.get(choice, choice)
-        self._show(f"Stored: {named} ({vote.seconds:.0f} s).")
-
-    def _take_back(self) -> None:
-        try:
-            vote = self._session.undo()
-        except (OSError, SQLAlchemyError) as error:
-            self._say(f"Not undone. {_reason(error)}")
-            return
-        self._show("Nothing to undo." if vote is None else "Undone: this item is open again.")
-
-    def _show(self, message: str) -> None:
-        try:
-            self._shown = self._session.current()
-        except SQLAlchemyError as error:
-            self._shown = None
-            self._say(f"{message} The next item cannot be fetched; run this cell again. {_reason(error)}")
-            return
-        progress = self._session.progress()
-        self._head.value = (
-            f"<b>{progress.done} of {progress.total} rated</b> "
-            f'<progress value="{progress.done}" max="{progress.total}"></progress> '
-            f"rater {visible(self._session.rater)}"
-        )
-        for toggle in self._marks.values():
-            toggle.value = None
-        self._comment.value = ""
-        for control in (*self._choices.values(), *self._marks.values(), self._comment):
-            control.disabled = self._shown is None
-        self._undo.disabled = progress.done == 0
-        if self._shown is None:
-            over = f"All {progress.total} items are rated"
-            if self._session.draws:
-                over = "Nothing is open to you now: each item has its votes, or is held by another rater"
-            self._prompt.value = f"<b>{over}. Go on with the next cell.</b>"
-            self._left.value = self._right.value = ""
-        else:
-            self._prompt.value = text_box(self._shown.item.prompt, label="Customer")
-            self._left.value = text_box(self._shown.text("left"), label="Answer A")
-            self._right.value = text_box(self._shown.text("right"), label="Answer B")
-        self._say(message)
-        self._shown_at = time.monotonic()
-
-    def _say(self, message: str) -> None:
-        self._message.value = f'<span aria-live="polite">{visible(message)}</span>'
+    head = f'<div style="font-weight:bold;margin:2px 0">{html.escape(label)}</div>' if label else ""
+    marked = [
+        f'<u style="{MARKED}">{visible(part)}</u>' if differs else visible(part) for part, differs in pieces or ()
+    ]
+    body = "".join(marked) or visible(text)
+    body = body if text.strip() else body + "<i>(empty)</i>"
+    return f'{head}<div dir="auto" tabindex="0" style="{BOX}">{body}</div>'
 
 
 def audit_widget(session: "AuditSession", *, double_click_seconds: float = 0.3) -> W.VBox:
@@ -243,7 +119,7 @@ class _AuditView:
         try:
             self._session.submit(verdict, reason=self._reason.value.strip(), row_id=shown.item.id)
         except (ValueError, OSError, RuntimeError) as error:
-            self._say(f"Not stored; the row stays. {_reason(error)}")
+            self._say(f"Not stored; the row stays. {reason_of(error)}")
             return
         self._show(f"Stored: {verdict}.")
 
@@ -258,7 +134,7 @@ class _AuditView:
             self._shown = self._session.current()
         except SQLAlchemyError as error:
             self._shown = None
-            self._say(f"{message} The next item cannot be fetched; run this cell again. {_reason(error)}")
+            self._say(f"{message} The next item cannot be fetched; run this cell again. {reason_of(error)}")
             return
         progress = self._session.progress()
         self._head.value = (
@@ -296,7 +172,8 @@ def _is_invisible(character: str) -> bool:
     )
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """An error in one line."""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
@@ -383,7 +260,7 @@ class ScorecardWidget(W.VBox):
             try:
                 self._on_change(self.card)
             except (ValueError, OSError) as error:
-                fault = f"Not kept. {_reason(error)}"
+                fault = f"Not kept. {reason_of(error)}"
         self._show(fault)
 
     def _show(self, fault: str) -> None:

@@ -30,14 +30,15 @@ ORDER = (
     "files", "records", "intake", "ledger", "lineage", "machine", "progress", "parameters", "runs",
     "models", "profiles",
     "criteria", "scorecard", "sensitivity", "costs", "quality", "schema", "store", "ratings", "agreement",
-    "pair_rules", "pairs",
+    "pair_rules", "pairs", "rubric", "differences",
     "ragged", "generate", "train", "tree", "lean", "tasks",
-    "safety", "judges", "gates", "pair_audit", "rater_flags", "raters", "truth", "label_noise", "planted",
+    "safety", "judges", "gates", "pair_audit", "rater_flags", "raters", "calibration", "team", "truth", "label_noise",
+    "planted",
     "data_gates", "audit", "rollout", "serve",
     "desk", "rewards",
     "summary", "sheets", "exchange", "trl_forms", "label_tools", "risks", "holdouts", "roadmap", "cards",
     "plots", "show", "exercises", "evidence", "pack",
-    "widgets",
+    "widgets", "rater_widgets",
     "colab", "runner", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}

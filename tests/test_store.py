@@ -9,9 +9,9 @@ from test_ratings import ITEMS, item, rating
 from test_widgets import Screen
 
 from ftlib import schema
+from ftlib.rater_widgets import rating_widget
 from ftlib.ratings import RatingSession, Vote, replay
 from ftlib.store import SlotTaken, open_store
-from ftlib.widgets import rating_widget
 
 ORDER = sorted((one.id for one in ITEMS), key=schema.place)  # in which the store hands them out
 

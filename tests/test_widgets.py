@@ -1,15 +1,18 @@
 """The rating widget, driven by `button.click()` in the kernel over a real store; hostile texts stay inert."""
 
 import html.parser
+import re
 
 import ipywidgets as W
 import pytest
 from sqlalchemy.exc import OperationalError
 from test_ratings import item
 
+from ftlib.rater_widgets import rating_widget
 from ftlib.ratings import RatingSession
+from ftlib.rubric import SKIP_REASONS
 from ftlib.store import open_store
-from ftlib.widgets import rating_widget, text_box, visible
+from ftlib.widgets import text_box, visible
 
 HOSTILE = [
     "<script>window.hacked = 1</script>",
@@ -80,6 +83,25 @@ class Screen:
         return [w for w in self.widgets if isinstance(w, W.ToggleButtons)]
 
     @property
+    def reasons(self):
+        return next(w for w in self.widgets if isinstance(w, W.Dropdown))
+
+    @property
+    def keys(self):
+        return next(w for w in self.widgets if isinstance(w, W.Text))
+
+    def type(self, key: str):
+        self.keys.value = key
+
+    @property
+    def mark_differences(self):
+        return next(w for w in self.widgets if isinstance(w, W.ToggleButton))
+
+    @property
+    def answers(self):
+        return [w.value for w in self.widgets if isinstance(w, W.HTML) and ">Answer " in w.value]
+
+    @property
     def comment(self):
         return next(w for w in self.widgets if isinstance(w, W.Textarea))
 
@@ -119,12 +141,78 @@ def test_a_click_votes_for_the_answer_on_that_side(store):
     assert not screen.button("Undo").disabled
 
 
-@pytest.mark.parametrize(("button", "choice"), [("Tie", "tie"), ("Both bad", "both_bad"), ("Skip", "skip")])
+@pytest.mark.parametrize(("button", "choice"), [("Tie", "tie"), ("Both bad", "both_bad")])
 def test_the_other_choices(store, button, choice):
     _, screen = make(store, ITEMS)
     screen.press(button)
     assert [vote.choice for vote in store.ratings()] == [choice]
     assert "1 of 8 rated" in screen.page
+
+
+def test_a_skip_wants_a_reason(store):
+    _, screen = make(store, ITEMS)
+    screen.press("Skip")
+    assert store.ratings() == [] and "expected a reason for the skip" in screen.page
+    screen.reasons.value = SKIP_REASONS[1]
+    screen.comment.value = "all signs"
+    screen.press("Skip")
+    assert [(vote.choice, vote.reason) for vote in store.ratings()] == [("skip", f"{SKIP_REASONS[1]}: all signs")]
+    assert screen.reasons.value == ""
+
+
+def test_every_key_does_what_its_button_does(store):
+    session, screen = make(store, ITEMS)
+    shown = session.current()
+    for key in "hhmA":  # helpfulness: A, then the same; harmlessness: A; the vote by a capital letter
+        screen.type(key)
+    vote = store.ratings()[-1]
+    assert (vote.choice, vote.helpfulness, vote.harmlessness, vote.task_fit) == (
+        shown.left,
+        0,
+        shown.mark("left"),
+        None,
+    )
+    for key in "btx3s?":  # "s" without a reason is refused, "?" is no key
+        screen.type(key)
+    choices = [vote.choice for vote in store.ratings()]
+    assert choices[1:] == [store.ratings()[1].choice, "tie", "both_bad", "skip"] and choices[1] in "AB"
+    assert store.ratings()[-1].reason == SKIP_REASONS[2]
+    screen.type("u")
+    assert len(store.ratings()) == 4
+    screen.type("d")
+    assert "<u " in screen.page
+    assert screen.keys.value == ""
+
+
+def test_a_key_held_down_is_one_vote(store, monkeypatch):
+    """The clock moves by 0.2 s a key: each is within 0.3 s of the one before. After a second's rest a vote counts."""
+    now = [100.0]
+    monkeypatch.setattr("ftlib.rater_widgets.time.monotonic", lambda: now[0])
+    _, screen = make(store, ITEMS, double_click_seconds=0.3)
+    now[0] += 1
+    for _ in range(10):
+        screen.type("t")
+        now[0] += 0.2
+    assert len(store.ratings()) == 1
+    now[0] += 1
+    screen.type("t")
+    assert len(store.ratings()) == 2
+
+
+def test_differences_show_on_request_and_only_there(store):
+    one = item(1, answer_a="It is on its way.", answer_b="It is <b>not</b> on its way.")
+    _, screen = make(store, [one])
+    assert "<u " not in screen.page
+    screen.mark_differences.value = True
+    underlined = re.findall(r"<u [^>]*>(.*?)</u>", screen.page)
+    assert underlined == [" &lt;b&gt;not&lt;/b&gt;"]
+    assert {parsed(box).text[len("Answer A") :] for box in screen.answers} == {one.answer_a, one.answer_b}
+
+
+def test_long_answers_are_not_compared(store):
+    _, screen = make(store, [item(1, answer_a="word " * 3000)])
+    screen.mark_differences.value = True
+    assert "too long to be compared" in screen.page and "<u " not in screen.page
 
 
 def test_rubric_and_comment_are_stored_in_the_answers_terms_and_cleared(store):

@@ -15,7 +15,7 @@ from IPython.display import display
 from ftlib.ratings import RatingSession
 from ftlib.records import Candidate
 from ftlib.store import open_store
-from ftlib.widgets import rating_widget
+from ftlib.rater_widgets import rating_widget
 items = [
     Candidate(id=f"c{n}", prompt_id=f"p{n}", prompt=f"Message {n}: where is my parcel? {hostile}", kind="production",
               answer_a=f"First answer {n}. " + "It is on its way. " * 60, source_a="greedy",
