@@ -8,7 +8,8 @@ Where a rater stands is read from the votes in the store each time, so a killed 
 of a training round stand until the next one starts; then they are withdrawn and stay as the record of earlier rounds.
 
 Left out on purpose: new gold for another round (the same items come again, so a second round also measures memory; the
-lead sees how many rounds it took), and undo in a training round, whose explanations have been seen.
+lead sees how many rounds it took), sides drawn by lot in a training round (the explanations speak of A and B, so A is
+left), and undo there, where the explanation has been seen.
 """
 
 import dataclasses
@@ -107,11 +108,15 @@ class CalibratedSession:
             store, rater, items, seed, simulated=simulated, overlap=overlap, lease_seconds=lease_seconds
         )
         self.draws = self._work.draws
-        self._checks = self._session(self._hidden, seed) if self._every else None
-        self._round = self._session(self._training, seed + self.standing().number)
+        self._checks = None
+        if self._every:
+            hidden = gold_candidates(self._hidden.values())
+            self._checks = RatingSession(store, rater, hidden, seed, simulated=simulated)
+        self._round = self._new_round(self.standing().number)
 
-    def _session(self, gold: dict[str, GoldItem], seed: int) -> RatingSession:
-        return RatingSession(self.store, self.rater, gold_candidates(gold.values()), seed, simulated=self.simulated)
+    def _new_round(self, number: int) -> RatingSession:
+        items = gold_candidates(self._training.values())
+        return RatingSession(self.store, self.rater, items, self.seed + number, simulated=self.simulated, left="A")
 
     def standing(self) -> Standing:
         """Where the rater stands, as the store has it now."""
@@ -186,7 +191,7 @@ class CalibratedSession:
         self.store.withdraw(self.rater, self._training)
         self.lesson = None
         standing = self.standing()
-        self._round = self._session(self._training, self.seed + standing.number)
+        self._round = self._new_round(standing.number)
         return standing
 
     @property

@@ -69,7 +69,7 @@ class _RatingView:
         self._comment = W.Textarea(placeholder="Why? (may stay empty)", layout=W.Layout(width="98%", height="52px"))
         self._why = W.Dropdown(
             options=[("skip because …", ""), *((f"{n} {why}", why) for n, why in enumerate(SKIP_REASONS, start=1))],
-            layout=W.Layout(width="300px"),
+            layout=W.Layout(width="250px"),
         )
         self._choices = {choice: self._button(text, choice) for choice, text in _CHOICES.items()}
         self._undo = _button("Undo", self._take_back, width="90px")
@@ -86,7 +86,7 @@ class _RatingView:
 
     def _laid_out(self) -> W.VBox:
         rubric = [
-            W.HBox([W.HTML(_anchors(name), layout=W.Layout(width="660px")), buttons], layout=W.Layout(**_ROW))
+            W.HBox([W.HTML(_anchors(name), layout=W.Layout(width="470px")), buttons], layout=W.Layout(**_ROW))
             for name, buttons in self._marks.items()
         ]
         row = W.Layout(**_ROW, margin="6px 0")
@@ -98,7 +98,13 @@ class _RatingView:
                 self._lesson,
                 self._marked,
                 *rubric,
-                W.HBox([self._keys, W.HTML(f'<span style="{_SMALL}">{html.escape(KEYS)}</span>')], layout=row),
+                W.HBox(
+                    [
+                        self._keys,
+                        W.HTML(f'<div style="{_SMALL}">{html.escape(KEYS)}</div>', layout=W.Layout(width="560px")),
+                    ],
+                    layout=row,
+                ),
                 self._comment,
                 W.HBox([*self._choices.values(), self._why], layout=row),
                 W.HBox([self._undo, self._go_on, self._again, self._message], layout=row),
@@ -185,7 +191,7 @@ class _RatingView:
         self._lesson.value = ""
         try:
             self._shown = self._session.current()
-            self._head.value = _progress(self._session)
+            head = _progress(self._session)
             self._undo.disabled = self._session.progress().done == 0
             over = "" if self._shown else self._session.nothing_open()
             failed = self._session.may_begin_again
@@ -208,6 +214,7 @@ class _RatingView:
         else:
             self._prompt.value = text_box(self._shown.item.prompt, label="Customer")
         self._show_answers()
+        self._head.value = head  # last: the count moves when the item is there
         self._say(message)
         self._asked_at = time.monotonic()
 
@@ -232,7 +239,7 @@ class _RatingView:
         self._message.value = f'<span aria-live="polite">{visible(message)}</span>'
 
 
-def _button(text: str, act: Callable[[], None], *, style: str = "", width: str = "130px") -> W.Button:
+def _button(text: str, act: Callable[[], None], *, style: str = "", width: str = "110px") -> W.Button:
     made = W.Button(description=text, button_style=style, layout=W.Layout(width=width))
     made.on_click(lambda _: act())
     return made
@@ -265,16 +272,11 @@ def _progress(session: "RatingSession | CalibratedSession") -> str:
 
 
 def _lesson(lesson: "Lesson") -> str:
-    sides = {lesson.shown.choice(side): name for side, name in (("left", "A"), ("right", "B"))}
-    said, known = (
-        sides.get(choice) or choice.replace("_", " ") for choice in (lesson.said, lesson.known)
-    )  # in terms of the screen
+    said, known = (choice.replace("_", " ") for choice in (lesson.said, lesson.known))  # A is left in a training round
     verdict = f"Right: {known}." if lesson.right else f"You said {said}; the verdict is {known}."
-    # The written explanation names the answers as the file does, which may be the other way round on this screen.
-    names = f"In it, answer A is the {'left' if lesson.shown.left == 'A' else 'right'} one."
     return (
         f'<div role="status" style="border-left:4px solid #2f6f9f;padding:4px 10px;margin:6px 0;line-height:1.4">'
-        f"<b>{html.escape(verdict)}</b> {visible(lesson.explanation)} <i>{names}</i></div>"
+        f"<b>{html.escape(verdict)}</b> {visible(lesson.explanation)}</div>"
     )
 
 

@@ -89,6 +89,7 @@ class RatingSession:
         simulated: mark this session's votes as simulated.
         overlap: without items: votes wanted for an item, from whoever comes.
         lease_seconds: without items: how long an item is held for its rater.
+        left: show this answer left on every item, for texts that speak of A and B; None: drawn for each item.
 
     Attributes:
         lesson, may_begin_again: for sessions with a training round (`calibration`); this one has none.
@@ -111,12 +112,13 @@ class RatingSession:
         simulated: bool = False,
         overlap: int | None = None,
         lease_seconds: float = LEASE_SECONDS,
+        left: Literal["A", "B"] | None = None,
     ):
         if not rater.strip():
             raise ValueError("expected a rater's name, got a blank one; votes are kept under it")
         self.store, self.rater, self.seed, self.simulated = store, rater, seed, simulated
         self.draws = items is None
-        self._overlap, self._lease_seconds = overlap, lease_seconds
+        self._overlap, self._lease_seconds, self._left = overlap, lease_seconds, left
         if items is None:
             if overlap is None or overlap < 1 or not lease_seconds > 0:
                 raise ValueError(
@@ -256,7 +258,7 @@ class RatingSession:
         return f"All {self._total} items are rated"
 
     def _shown(self, item_id: str) -> Shown:
-        left = left_answer(self.seed, self.rater, item_id)
+        left = self._left or left_answer(self.seed, self.rater, item_id)
         return Shown(self._items[item_id], left, min(len(self._done) + 1, self._total), self._total)
 
 

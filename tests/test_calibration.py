@@ -238,6 +238,7 @@ def test_the_widget_teaches_fails_and_starts_again(store):
     assert "0 of 4 of training round 2" in screen.page
     for _ in range(4):
         shown = session.current()
+        assert shown.left == "A"  # the explanations speak of A and B
         right = "a" if shown.choice("left") == KNOWN[shown.item.id] else "b"
         screen.type(right)
         assert "Right: " in screen.page

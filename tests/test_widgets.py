@@ -5,6 +5,7 @@ import re
 
 import ipywidgets as W
 import pytest
+from hostile import HOSTILE
 from sqlalchemy.exc import OperationalError
 from test_ratings import item
 
@@ -13,29 +14,6 @@ from ftlib.ratings import RatingSession
 from ftlib.rubric import SKIP_REASONS
 from ftlib.store import open_store
 from ftlib.widgets import text_box, visible
-
-HOSTILE = [
-    "<script>window.hacked = 1</script>",
-    "<img src=x onerror=alert(1)>",
-    "<svg/onload=alert(1)>",
-    "</div></div><h1>out of the box</h1>",
-    '" onmouseover="alert(1)',
-    "<iframe srcdoc='<script>1</script>'></iframe>",
-    "<style>*{display:none}</style>",
-    "<!-- a comment --> &lt;b&gt; &#60;script&#62;",
-    "**bold** [link](javascript:alert(1)) ![x](http://example.com/x.png)",
-    "$$\\href{javascript:alert(1)}{x}$$",
-    "\x1b[2J\x1b[31mred",
-    "pay\u202egpj.exe\u202c now",
-    "zero\u200bwidth\u2060joiner\ufeff",
-    "tags \U000e0041\U000e0042",
-    "selectors a\U000e0100\ufe01",
-    "null \x00 and bell \x07",
-    "line\u2028separator\u2029paragraph",
-    "x" * 20_000,
-    "a\u0300" * 400,
-    "\r\n\r\ntwo lines down",
-]
 
 
 class Tags(html.parser.HTMLParser):
