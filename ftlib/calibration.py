@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ftlib.raters import PASS_MARK, RECENT, calibrate, gold_candidates, running_accuracy
+from ftlib.raters import PASS_MARK, RECENT, calibrate, calibrate_again, gold_candidates
 from ftlib.ratings import Choice, Mark, Progress, RatingSession, Shown, draw_bits
-from ftlib.records import Candidate, GoldItem, Rating
-from ftlib.store import LEASE_SECONDS, RatingStore
+from ftlib.records import Candidate, GoldItem, Rating, data_path, load_jsonl
+from ftlib.store import LEASE_SECONDS, RatingStore, open_store
 
 GOLD_RATE = 0.1
 
@@ -112,6 +112,8 @@ class CalibratedSession:
         if self._every:
             hidden = gold_candidates(self._hidden.values())
             self._checks = RatingSession(store, rater, hidden, seed, simulated=simulated)
+        real = self._work.progress().total
+        self._total = real + self._checks_among(real)
         self._round = self._new_round(self.standing().number)
 
     def _new_round(self, number: int) -> RatingSession:
@@ -131,9 +133,9 @@ class CalibratedSession:
             return Standing("training", number, 0, 0, total, needed)
         found = done[self.rater]
         state = {"open": "training", "failed": "failed", "passed": "rating"}[found.state]
-        known = {item_id: item.gold for item_id, item in self._hidden.items()}
-        since = running_accuracy(votes[places[-1] + 1 :], known, pass_mark=self._pass_mark, recent=self._recent)
-        due = state == "rating" and bool(since) and since[self.rater].recalibrate
+        since = [vote for vote in votes[places[-1] + 1 :] if vote.choice != "skip"]
+        hits = [vote.choice == self._hidden[vote.item_id].gold for vote in since]
+        due = state == "rating" and calibrate_again(hits, pass_mark=self._pass_mark, recent=self._recent)
         return Standing(state, number, found.right, found.n, total, needed, due)
 
     def current(self) -> Shown | None:
@@ -150,8 +152,8 @@ class CalibratedSession:
         shown = (self._checks.current() if check else None) or self._work.current()
         if shown is None:
             return None
-        progress = self.progress()  # of the whole, so that a hidden item does not count among its own kind
-        return dataclasses.replace(shown, number=progress.done + 1, total=progress.total)
+        # Numbers of the whole, so that a hidden item does not count among its own kind.
+        return dataclasses.replace(shown, number=self._done() + 1, total=self._total)
 
     def submit(
         self,
@@ -218,8 +220,7 @@ class CalibratedSession:
         standing = self.standing()
         if standing.state != "rating":
             return Progress(standing.n, standing.total, f"of training round {standing.number}")
-        work = self._work.progress()
-        return Progress(self._done(), work.total + self._checks_among(work.total))
+        return Progress(self._done(), self._total)
 
     def nothing_open(self) -> str:
         """Why `current` is None, in words for the rater."""
@@ -256,3 +257,28 @@ class CalibratedSession:
             checks += checks < len(self._hidden) and self._is_check(place)
             place += 1
         return checks
+
+
+def join_team(
+    database_url: str, rater: str, *, overlap: int, gold_rate: float = GOLD_RATE, seed: int = 17
+) -> CalibratedSession:
+    """Rate with others: a session that draws from a store that has items already. It needs no run and no model.
+
+    The gold items are those of `data/preferences/gold.jsonl`.
+
+    Args:
+        database_url, rater, overlap, gold_rate: the team's address and numbers; a name for each rater.
+        seed: of the order and the sides.
+
+    Raises:
+        ValueError: the store has no items; and as `open_store` and `CalibratedSession` do.
+    """
+    store = open_store(database_url)
+    if not store.item_count():
+        address = store.address
+        store.close()
+        raise ValueError(
+            f"{address}: expected items to rate, found none; run the rating cell of notebook 03 on it first"
+        )
+    gold = load_jsonl(data_path("preferences/gold.jsonl"), GoldItem)
+    return CalibratedSession(store, rater, None, seed, gold=gold, gold_rate=gold_rate, overlap=overlap)

@@ -144,15 +144,20 @@ def running_accuracy(
             continue
         sums = [sum(hits[: n + 1]) for n in range(len(hits))]
         last = hits[-recent:]
-        again = len(last) == recent and wilson(sum(last), recent).high < pass_mark
         found[rater] = Running(
             rater,
             [right / n for n, right in enumerate(sums, start=1)],
             [wilson(right, n) for n, right in enumerate(sums, start=1)],
             sum(last) / len(last),
-            again,
+            calibrate_again(hits, pass_mark=pass_mark, recent=recent),
         )
     return found
+
+
+def calibrate_again(hits: Sequence[bool], *, pass_mark: float = PASS_MARK, recent: int = RECENT) -> bool:
+    """The rule: the 95 % interval of the last `recent` hidden items (right or not) lies wholly below the pass mark."""
+    last = hits[-recent:]
+    return len(last) == recent and wilson(sum(last), recent).high < pass_mark
 
 
 def agreement_windows(

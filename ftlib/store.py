@@ -264,6 +264,8 @@ class RatingStore:
         query = sa.select(*_RATING_COLUMNS).where(~_standing if withdrawn else _standing)
         if rater is not None:
             query = query.where(_ratings.c.rater == rater)
+        if wanted is not None and len(wanted) <= LOOKED_UP:
+            query = query.where(_ratings.c.item_id.in_(sorted(wanted)))
         with self._read() as connection:
             rows = connection.execute(query.order_by(_ratings.c.number)).mappings().all()
         return [Rating(**row) for row in rows if wanted is None or row["item_id"] in wanted]

@@ -5,11 +5,11 @@ import pytest
 from test_ratings import item, rating
 from test_widgets import Screen
 
-from ftlib.calibration import CalibratedSession
+from ftlib.calibration import CalibratedSession, join_team
 from ftlib.differences import LONGEST, differences
 from ftlib.rater_widgets import rating_widget, team_widget
 from ftlib.ratings import Vote, replay
-from ftlib.records import GoldItem
+from ftlib.records import GoldItem, data_path, load_jsonl
 from ftlib.store import open_store
 from ftlib.team import STEP, team_view
 
@@ -27,6 +27,7 @@ HIDDEN = [gold_item(n, "hidden") for n in range(12)]
 GOLD = [*TRAINING, *HIDDEN]
 KNOWN = {one.id: one.gold for one in GOLD}
 ITEMS = [item(number) for number in range(20)]
+GOLD_FILE = load_jsonl(data_path("preferences/gold.jsonl"), GoldItem)
 
 
 @pytest.fixture
@@ -214,6 +215,33 @@ def test_it_works_on_both_databases(store_url):
     assert (opened.item_count(), opened.overlap_counts()) == (4, {0: 4})
     assert len(opened.ratings(withdrawn=True)) == 6
     opened.close()
+
+
+def test_two_kernels_and_a_late_one_share_a_store_by_its_address(tmp_path):
+    """Ten items at overlap 1: ann and bob draw in turns, cid joins later; each item ends with one vote."""
+    store_url = str(tmp_path / "ratings.db")
+    with pytest.raises(ValueError, match="expected items to rate, found none"):
+        join_team(store_url, "ann", overlap=1)
+    lead = open_store(store_url)
+    lead.add_items(ITEMS[:10])
+    known = {one.id: one.gold for one in GOLD_FILE}
+
+    def turn(session) -> bool:
+        shown = session.current()
+        return bool(shown and session.submit(known.get(shown.item.id, "A")))
+
+    team = [join_team(store_url, rater, overlap=1) for rater in ("ann", "bob")]
+    for _ in range(19):
+        assert all([turn(session) for session in team])
+    team.append(join_team(store_url, "cid", overlap=1))
+    while any([turn(session) for session in team]):
+        pass
+    assert lead.overlap_counts() == {1: 10}
+    assert {vote.rater for vote in lead.ratings(item_ids=[one.id for one in ITEMS])} >= {"ann", "bob"}
+    assert [row.training for row in team_view(lead, overlap=1, gold=GOLD_FILE).raters] == ["passed 16 of 16"] * 3
+    for session in team:
+        session.store.close()
+    lead.close()
 
 
 # --- the widget
