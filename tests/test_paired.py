@@ -1,0 +1,92 @@
+"""paired: Tango's published example, McNemar at zero, the restricted likelihood by brute force, coverage."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import optimize, stats
+from statsmodels.stats import contingency_tables
+
+from ftlib.paired import changes, not_worse_p, score_z, share_difference
+
+
+def test_tangos_published_example():
+    """Table of the paper (contact lenses): 44 pairs, 43 good twice, one lost; margin 0.1: Z = 1.709, p = 0.044."""
+    baseline, candidate = [1] * 44, [1] * 43 + [0]
+    assert changes(baseline, candidate) == (0, 1, 44)
+    assert score_z(0, 1, 44, -0.1) == pytest.approx(1.709, abs=5e-4)
+    assert not_worse_p(baseline, candidate, margin=0.1) == pytest.approx(0.044, abs=5e-4)
+    difference, (low, high) = share_difference(baseline, candidate)
+    assert (difference, low, high) == (
+        pytest.approx(-1 / 44),
+        pytest.approx(-0.118, abs=1e-3),
+        pytest.approx(0.059, abs=1e-3),
+    )
+
+
+def test_at_zero_it_is_mcnemar():
+    """(9 - 3) / sqrt(12) = 1.732; statsmodels' chi-square without correction is its square."""
+    chi = contingency_tables.mcnemar([[5, 9], [3, 7]], exact=False, correction=False)
+    assert score_z(9, 3, 24, 0.0) ** 2 == pytest.approx(chi.statistic) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "n", "difference"), [(5, 3, 60, -0.05), (5, 3, 60, 0.2), (0, 0, 100, -0.05)]
+)
+def test_the_restricted_likelihood_by_brute_force(gained, lost, n, difference):
+    """The share lost under the hypothesis maximises lost·ln q + gained·ln(q + d) + rest·ln(1 - 2q - d)."""
+
+    def cost(q):
+        counts, shares = (gained, lost, n - gained - lost), (q + difference, q, 1 - 2 * q - difference)
+        return -sum(k * math.log(s) for k, s in zip(counts, shares, strict=True) if k)
+
+    bounds = (max(0.0, -difference) + 1e-12, (1 - difference) / 2 - 1e-12)
+    q = optimize.minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
+    by_hand = (gained - lost - n * difference) / math.sqrt(n * (2 * q + difference - difference**2))
+    assert score_z(gained, lost, n, difference) == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_the_interval_ends_where_the_test_rejects():
+    baseline, candidate = [1] * 30 + [0] * 30, [1] * 25 + [0] * 25 + [1] * 10
+    _, (low, high) = share_difference(baseline, candidate)
+    gained, lost, n = changes(baseline, candidate)
+    assert [score_z(gained, lost, n, end) for end in (low, high)] == pytest.approx([1.95996, -1.95996], abs=1e-4)
+
+
+def test_no_change_says_something_all_the_same():
+    """0 changes of n: the ends are z^2 / (n + z^2), as Wilson's: 3.8415 / 47.8415."""
+    assert share_difference([1] * 44, [1] * 44)[1] == pytest.approx((-0.0803, 0.0803), abs=1e-4)
+    assert share_difference([0] * 5, [1] * 5)[1].high == 1.0
+    assert not_worse_p([1] * 3, [1] * 3, margin=0.05) > 0.3  # three items show nothing
+
+
+def test_lower_is_better_turns_it_round():
+    baseline, candidate = [0] * 60, [1] * 6 + [0] * 54
+    worse = not_worse_p(baseline, candidate, margin=0.05, higher_is_better=False)
+    assert worse > 0.5 > not_worse_p(baseline, candidate, margin=0.05)
+    assert not_worse_p(candidate, baseline, margin=0.05) == pytest.approx(worse)
+
+
+def test_coverage_and_level_by_simulation():
+    """2,000 data sets at the edge of the margin (3 % gain, 8 % lose, n 180): 95 % covered, 5 % called no worse."""
+    rng = np.random.default_rng(7)
+    counts = rng.multinomial(180, [0.03, 0.08, 0.89], size=2_000)
+    limit = stats.norm.isf(0.025)
+    z = np.array([score_z(int(g), int(k), 180, -0.05) for g, k, _ in counts])
+    assert 0.93 <= (np.abs(z) <= limit).mean() <= 0.97
+    assert (z >= stats.norm.isf(0.05)).mean() <= 0.065
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: changes([1], [1, 0]), "expected the same items twice"),
+        (lambda: changes([], []), "expected the same items twice"),
+        (lambda: changes([0.5], [1]), "results of 0 and 1 only"),
+        (lambda: not_worse_p([1], [1], margin=0.0), r"margin inside \(0, 1\)"),
+        (lambda: score_z(3, 3, 5, 0.0), r"gained \+ lost <= n"),
+    ],
+)
+def test_impossible_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
