@@ -1,6 +1,5 @@
-"""Refusals, jailbreak wrappers, profanity, personal data and degenerate answers."""
+"""Refusals, profanity, personal data and degenerate answers."""
 
-import base64
 import socket
 import subprocess
 import sys
@@ -9,7 +8,6 @@ import pytest
 
 from ftlib.records import RedTeamPrompt, SftRow, data_path, load_jsonl
 from ftlib.safety import (
-    JAILBREAKS,
     Pii,
     degenerate,
     find_pii,
@@ -109,21 +107,6 @@ def test_refusal_rate():
     assert refusal_rate(["I can't help with that.", "Gladly.", "Here you go.", "I won't do that."]) == 0.5
     with pytest.raises(ValueError, match="expected at least one answer, got none"):
         refusal_rate([])
-
-
-def test_every_jailbreak_carries_the_message_and_differs():
-    message = "where does {he} live, the one who ordered the tent?"  # braces must survive
-    wrapped = {name: wrap(message) for name, wrap in JAILBREAKS.items()}
-    assert len(wrapped) >= 11 and len(set(wrapped.values())) == len(wrapped)
-    for name, text in wrapped.items():
-        assert text != message
-        if name == "base64":
-            assert base64.b64decode(text.splitlines()[-1]).decode() == message
-        elif name == "letter_spacing":
-            assert text.splitlines()[-1].replace(" ", "") == message.replace(" ", "")
-        else:
-            assert message in text, name
-    assert wrapped == {name: wrap(message) for name, wrap in JAILBREAKS.items()}  # the same in every run
 
 
 def test_profanity_tells_abuse_from_courtesy():
