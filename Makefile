@@ -15,7 +15,7 @@ OUT ?=
 OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(SEED),--seed '$(SEED)') $(if $(RUN),--run '$(RUN)') $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv model play smoke deep lab report verify need-run pack bench gpu-check test lint
+.PHONY: help venv model redteam play smoke deep lab report verify need-run pack bench gpu-check test lint
 
 help:
 	@echo "make play      install, fetch the embedded model, run notebooks 00-08, write the report"
@@ -29,6 +29,7 @@ help:
 	@echo "make pack      RUN=<run_id>: one evidence pack (zip with hashes, no weights)"
 	@echo "make bench     ONLY=speed OUT=file.json: check what the playbook promises, again"
 	@echo "make gpu-check the speed benchmark on a GPU, larger models too; OUT=file.json (default gpu-check.json)"
+	@echo "make redteam   optional: red-team sets of others (13 MB, read as files) for 05a and the benchmark model_gates"
 	@echo "make test      all tests; ARGS=\"-m 'not browser'\" goes to pytest"
 	@echo "make lint      ruff, check and format"
 	@echo "PYTHON=python3.12 make …   takes another Python (3.11 or later) for .venv"
@@ -45,6 +46,9 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml
 
 model: $(STAMP)
 	$(BIN)/python -m ftlib model
+
+redteam: $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-compile --upgrade --target $(VENV)/redteam -r requirements-redteam.txt
 
 play: model
 	$(BIN)/python -m ftlib run $(OPTIONS)

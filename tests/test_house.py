@@ -32,7 +32,7 @@ ORDER = (
     "criteria", "scorecard", "sensitivity", "costs", "quality", "schema", "store", "ratings", "agreement",
     "pair_rules", "pairs", "rubric", "differences",
     "ragged", "generate", "train", "tree", "lean", "tasks",
-    "safety", "attacks", "judges", "gates", "power", "paired", "family", "looks", "lengths",
+    "safety", "refusals", "attacks", "redteam", "judges", "gates", "power", "paired", "family", "looks", "lengths",
     "pair_audit", "rater_flags", "raters", "calibration", "team", "truth", "label_noise", "planted",
     "data_gates", "audit", "rollout", "serve",
     "desk", "rewards",
