@@ -129,7 +129,10 @@ def not_worse_claim(
     n = gain_N.size
     if counted:
         p = paired.not_worse_p(one_N, two_N, margin=margin, higher_is_better=higher_is_better)
-        sd = math.sqrt(max(margin, float((gain_N != 0).mean())))  # at the margin at least so many items change
+        # What noise there is: what was lost, and as much gained. A gain beyond that is no noise, and at the margin at
+        # least that share of the items would have changed.
+        lost = float((gain_N < 0).mean())
+        sd = math.sqrt(max(margin, lost + min(lost, float((gain_N > 0).mean()))))
     else:
         p = _mean_above(gain_N, -margin)
         sd = float(gain_N.std(ddof=1)) if n > 1 else 1.0

@@ -9,12 +9,14 @@ length cannot explain: a candidate whose *every* answer is longer has no compari
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import statsmodels.api as sm
 from numpy.typing import ArrayLike
 from scipy import special, stats
+from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 
 from ftlib.gates import Interval
 
@@ -52,7 +54,9 @@ def length_controlled_win_rate(
     length_N = np.tanh(gap_N / spread) if spread else np.zeros_like(gap_N)
     y_M = np.concatenate([scores_N, [0.5, 0.5]])
     x_M = np.concatenate([length_N, np.tanh([1.0, -1.0])])
-    fit = sm.GLM(y_M, sm.add_constant(x_M), family=sm.families.Binomial()).fit(cov_type="HC1")
+    with warnings.catch_warnings():  # all won or all lost: the pseudo-comparisons keep the fit finite
+        warnings.simplefilter("ignore", PerfectSeparationWarning)
+        fit = sm.GLM(y_M, sm.add_constant(x_M), family=sm.families.Binomial()).fit(cov_type="HC1")
     a, error = float(fit.params[0]), float(fit.bse[0])
     reach = stats.norm.isf((1 - confidence) / 2) * error
     if not math.isfinite(reach):

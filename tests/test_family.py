@@ -125,6 +125,7 @@ def test_no_metric_worse(claims, verdict, value, note):
 
 def test_a_gain_is_never_a_loss():
     gain = not_worse_claim("a", [0] * 50, [1] * 50, margin=0.05, seed=1)
+    assert gain.needed == not_worse_claim("a", [0] * 50, [0] * 50, margin=0.05, seed=1).needed  # nor is it noise
     assert gain.lost == -1 and judge_no_worse("g", "05_validate", [gain]).verdict == "PASS"
 
 

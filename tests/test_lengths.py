@@ -30,6 +30,13 @@ def test_length_that_decides_everything_has_a_finite_answer():
     assert 0 < low < 0.5 < high < 1 and 0.3 < rate < 0.7
 
 
+@pytest.mark.filterwarnings("error")
+def test_all_lost_is_close_to_none_won():
+    """Two ties among 402: 1 / 402, without a warning."""
+    rate, (low, high) = length_controlled_win_rate([0] * 400, [30] * 400, [0] * 400)
+    assert rate == pytest.approx(1 / 402, rel=1e-3) and low < rate < high < 0.02
+
+
 def test_the_truth_is_covered():
     """60 data sets from the model itself, a = 0.4: 95 % hold expit(0.4) = 0.599 (sd 3 %)."""
     rng = np.random.default_rng(2)
