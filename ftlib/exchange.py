@@ -54,10 +54,11 @@ class Imported:
 
 
 def export_store(store: RatingStore, folder: str | Path, *, form: Literal["jsonl", "csv"] = "jsonl") -> list[Path]:
-    """Write items and standing votes as `items.<form>` and `ratings.<form>`, each as a whole or not at all.
+    """Write `items.<form>`, standing votes as `ratings.<form>`, and as `held_back.<form>` the items that nobody is
+    handed (gold, which a calibrated session mixes in); each as a whole or not at all.
 
     Returns:
-        The two files, items first.
+        The three files, in the order of `import_store`.
 
     Raises:
         ValueError: an unknown form, or a text in the store that no file can hold (JSONL) or no import would take.
@@ -65,8 +66,13 @@ def export_store(store: RatingStore, folder: str | Path, *, form: Literal["jsonl
     if form not in ("jsonl", "csv"):
         raise ValueError(f"expected form 'jsonl' or 'csv', got {form!r}")
     votes = store.ratings()  # first: an item is never removed, so the items that are read later hold all of them
-    tables = {"items": (Candidate, store.items()), "ratings": (Rating, votes)}
-    faults = [f"item {item.id}: {fault}" for item in tables["items"][1] for fault in text_faults(item)]
+    items, kept = store.items(), store.held_back()
+    tables = {
+        "items": (Candidate, [item for item in items if item.id not in kept]),
+        "ratings": (Rating, votes),
+        "held_back": (Candidate, [item for item in items if item.id in kept]),
+    }
+    faults = [f"item {item.id}: {fault}" for item in items for fault in text_faults(item)]
     faults += [f"{vote.rater} on {vote.item_id}: {fault}" for vote in votes for fault in text_faults(vote)]
     refuse_faults(store.address, faults)
     written = []
@@ -82,13 +88,19 @@ def export_store(store: RatingStore, folder: str | Path, *, form: Literal["jsonl
 
 
 def import_store(
-    store: RatingStore, items: str | Path | None, ratings: str | Path | None, *, replace: bool = False
+    store: RatingStore,
+    items: str | Path | None,
+    ratings: str | Path | None,
+    held_back: str | Path | None = None,
+    *,
+    replace: bool = False,
 ) -> Imported:
     """Read the files of `export_store`, or a run's `candidates.jsonl` and `ratings.jsonl`, into a store.
 
     Args:
         items: .jsonl or .csv; None: the votes are on items that the store has.
         ratings: .jsonl or .csv; None: items only.
+        held_back: .jsonl or .csv of items that are put on record and never handed out, such as gold.
         replace: the file's votes take the place of others that the same raters have on the same items.
 
     Raises:
@@ -97,20 +109,27 @@ def import_store(
     """
     read_items = read_rows(items, Candidate) if items is not None else []
     read_votes = read_rows(ratings, Rating) if ratings is not None else []
-    return import_rows(store, read_items, read_votes, replace=replace)
+    read_held = read_rows(held_back, Candidate) if held_back is not None else []
+    return import_rows(store, read_items, read_votes, read_held, replace=replace)
 
 
 def import_rows(
-    store: RatingStore, items: Sequence[Placed[Candidate]], votes: Sequence[Placed[Rating]], *, replace: bool = False
+    store: RatingStore,
+    items: Sequence[Placed[Candidate]],
+    votes: Sequence[Placed[Rating]],
+    held_back: Sequence[Placed[Candidate]] = (),
+    *,
+    replace: bool = False,
 ) -> Imported:
     """Put rows that were read into a store, all or none; see `import_store`."""
-    known = {item.id: item for item in store.items()}
+    known, every = {item.id: item for item in store.items()}, [*items, *held_back]
     faults = [
         f"{one.place}: the store has item {one.row.id!r} with other texts; give new texts a new id"
-        for one in items
+        for one in every
         if known.get(one.row.id, one.row) != one.row
     ]
-    known |= {one.row.id: one.row for one in items}
+    faults += repeats(every) if held_back else []
+    known |= {one.row.id: one.row for one in every}
     standing = {(vote.rater, vote.item_id): vote for vote in store.ratings()}
     for one in votes:
         vote = one.row
@@ -126,7 +145,8 @@ def import_rows(
                 f"({other.choice!r}) stands in the store; drop the row, or say replace=True if the file is right"
             )
     refuse_faults(store.address, faults)
-    return Imported(*store.load([one.row for one in items], [one.row for one in votes]))
+    rows = [[one.row for one in placed] for placed in (items, votes, held_back)]
+    return Imported(*store.load(*rows))
 
 
 def read_rows(path: str | Path, model: type[RowT]) -> list[Placed[RowT]]:

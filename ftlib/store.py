@@ -92,6 +92,12 @@ class RatingStore:
             contents = connection.scalars(sa.select(_items.c.content).order_by(_items.c.item_id)).all()
         return [_candidate(content) for content in contents]
 
+    def held_back(self) -> set[str]:
+        """Ids of the items that are on record and never handed out, such as gold."""
+        queued = sa.select(_queue.c.item_id)
+        with self._read() as connection:
+            return set(connection.scalars(sa.select(_items.c.item_id).where(_items.c.item_id.not_in(queued))))
+
     def item_count(self) -> int:
         """How many items the store hands out."""
         with self._read() as connection:
@@ -174,14 +180,19 @@ class RatingStore:
         with self._write() as connection:
             return sum([self._submit(connection, rating, None) for rating in ratings])
 
-    def load(self, items: Iterable[Candidate], ratings: Iterable[Rating]) -> tuple[int, int]:
+    def load(
+        self, items: Iterable[Candidate], ratings: Iterable[Rating], held_back: Iterable[Candidate] = ()
+    ) -> tuple[int, int]:
         """Put items on record (as `add_items`) and commit votes (as `submit`): all of it or, after an error, nothing.
+
+        Args:
+            held_back: items that `claim` never hands out.
 
         Returns:
             How many items were new, and how many votes changed the store.
         """
         with self._write() as connection:
-            new = self._add_items(connection, items)
+            new = self._add_items(connection, items) + self._add_items(connection, held_back, handed_out=False)
             return new, sum([self._submit(connection, rating, None) for rating in ratings])
 
     def _submit(self, connection: sa.Connection, rating: Rating, overlap: int | None) -> bool:

@@ -67,7 +67,7 @@ def test_a_store_comes_back_as_it_was(store, form, tmp_path):
     store.submit(rating(items[0].id, "second thoughts", "A"))
     store.withdraw_latest("second thoughts")
     files = export_store(store, tmp_path / "out", form=form)
-    assert [path.name for path in files] == [f"items.{form}", f"ratings.{form}"]
+    assert [path.name for path in files] == [f"items.{form}", f"ratings.{form}", f"held_back.{form}"]
     other = open_store(tmp_path / "other.db")
     assert import_store(other, *files) == Imported(len(items), len(votes))
     assert (other.items(), other.ratings(), other.ratings(withdrawn=True)) == (store.items(), votes, [])
@@ -85,6 +85,26 @@ def test_files_go_into_either_database(store, form, tmp_path):
     source.close()
 
 
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_gold_comes_back_without_a_place_in_the_queue(store, form, tmp_path):
+    gold, real = item(1, id="gold-1"), item(2, id="c2")
+    store.load([real], [rating("gold-1", "bob", "B"), rating("c2", "bob", "A")], [gold])
+    assert (store.held_back(), store.item_count()) == ({"gold-1"}, 1)
+    files = export_store(store, tmp_path, form=form)
+    other = open_store(tmp_path / "other.db")
+    assert import_store(other, *files) == Imported(2, 2)
+    assert (other.held_back(), other.item_count(), len(other.items())) == ({"gold-1"}, 1, 2)
+    assert other.claim("ann", overlap=5).id == "c2" and other.claim("ann", overlap=5).id == "c2"
+    other.close()
+
+
+def test_an_item_is_either_handed_out_or_held_back(store, tmp_path):
+    write_jsonl(tmp_path / "items.jsonl", [item(1)])
+    with pytest.raises(ValueError, match="items.jsonl line 1"):
+        import_store(store, tmp_path / "items.jsonl", None, tmp_path / "items.jsonl")
+    assert store.items() == []
+
+
 def test_an_empty_store_makes_empty_files(tmp_path):
     source = open_store(tmp_path / "a.db")
     for form in ("jsonl", "csv"):
@@ -96,7 +116,7 @@ def test_no_cell_of_the_csv_is_a_formula(tmp_path):
     source = open_store(tmp_path / "a.db")
     source.load(hostile_items(), hostile_votes())
     numbers = {"helpfulness", "harmlessness", "task_fit"}
-    for path in export_store(source, tmp_path, form="csv"):
+    for path in export_store(source, tmp_path, form="csv")[:2]:  # nothing is held back
         text = path.read_bytes().decode("utf-8")
         assert text[0] == "\ufeff"  # Excel reads it as UTF-8
         rows = list(csv.DictReader(io.StringIO(text[1:], newline="")))
