@@ -158,6 +158,10 @@ class RedTeamPrompt(Row):
     answer: Text | None
 
 
+# Of `data/prompts/`, without .jsonl. Only the first holds validation and test rows.
+RED_TEAM_FILES = ("redteam", "redteam_twins", "redteam_wordings", "redteam_scenes")
+
+
 class ProductionPrompt(Row):
     """A message as real customers write it, with what a good answer must contain (`key_points`) and obey (`rules`)."""
 

@@ -17,7 +17,17 @@ import pytest
 
 from ftlib.profiles import PROFILES
 from ftlib.quality import duplicate_rate, leakage
-from ftlib.records import Candidate, GoldItem, ProductionPrompt, Rating, RedTeamPrompt, SftRow, data_path, load_jsonl
+from ftlib.records import (
+    RED_TEAM_FILES,
+    Candidate,
+    GoldItem,
+    ProductionPrompt,
+    Rating,
+    RedTeamPrompt,
+    SftRow,
+    data_path,
+    load_jsonl,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
@@ -288,7 +298,7 @@ def test_no_large_files():
 
 # --- data
 
-RED_TEAM = ("prompts/redteam", "prompts/redteam_twins", "prompts/redteam_wordings")
+RED_TEAM = tuple(f"prompts/{file}" for file in RED_TEAM_FILES)
 
 
 @functools.cache
