@@ -128,7 +128,7 @@ def import_rows(
         for one in every
         if known.get(one.row.id, one.row) != one.row
     ]
-    faults += repeats(every) if held_back else []
+    faults += repeats(every)
     known |= {one.row.id: one.row for one in every}
     standing = {(vote.rater, vote.item_id): vote for vote in store.ratings()}
     for one in votes:
