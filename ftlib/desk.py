@@ -376,8 +376,13 @@ def best_constant(cases: list[Case]) -> tuple[str, float]:
     return best, shares[best]
 
 
-def rollouts(model, tokenizer, cases: list[Case], **options) -> tuple[list[Trajectory], list[list[dict]]]:
+def rollouts(
+    model, tokenizer, cases: list[Case], *, max_turns: int = MAX_CALLS + 1, **options
+) -> tuple[list[Trajectory], list[list[dict]]]:
     """Let a model work the cases with tools; sampling options as in `generate.sample`.
+
+    Args:
+        max_turns: answers of the model a case; one more than the calls it may make shows how it ends.
 
     Returns:
         The trajectory and the chat of each case.
@@ -392,7 +397,7 @@ def rollouts(model, tokenizer, cases: list[Case], **options) -> tuple[list[Traje
         chats.append(chat(case))
     options = {"max_new_tokens": 64, "memory": Memory(), **options}
     alive = list(range(len(cases)))
-    for turn in range(MAX_CALLS + 1):
+    for turn in range(max_turns):
         prompts = chat_ids(tokenizer, [chats[i] for i in alive], tools=schemas)
         answers = sample(model, tokenizer, prompts, **{**options, "seed": options.get("seed", 0) + turn})
         still = []

@@ -331,7 +331,7 @@ def call_text(name: str, order_id: str) -> str:
     return f'<tool_call>{{"name": "{name}", "arguments": {{"order_id": "{order_id}"}}}}</tool_call>'
 
 
-def play(monkeypatch, policy, cases):
+def play(monkeypatch, policy, cases, **options):
     """Let `policy(case number, turn)` write the answers; rows are found again by their own prompt."""
     seen = []
 
@@ -345,7 +345,7 @@ def play(monkeypatch, policy, cases):
 
     monkeypatch.setattr("ftlib.generate.chat_ids", chat_ids)
     monkeypatch.setattr("ftlib.generate.sample", sample)
-    trajectories, chats = desk.rollouts(None, None, cases, seed=10, batch_size=3)
+    trajectories, chats = desk.rollouts(None, None, cases, seed=10, batch_size=3, **options)
     return trajectories, chats, seen
 
 
@@ -382,6 +382,14 @@ def test_rollouts_of_mixed_policies_keep_their_rows(monkeypatch):
     assert not any(c.ok for c in trajectories[3].calls)
     assert [n for n, _ in seen] == [4, 3, 2, 2, 2, 2, 2]  # the endless ones are cut after MAX_CALLS + 1 turns
     assert chats[1][-1]["content"] == "Too many calls. Reply to the customer now."
+
+
+def test_rollouts_end_after_so_many_turns(monkeypatch):
+    cases = desk.make_cases(4, seed=2)
+    loops = lambda i, turn: call_text("find_order", cases[i].order_id)
+    trajectories, _, seen = play(monkeypatch, loops, cases, max_turns=2)
+    assert [n for n, _ in seen] == [4, 4]
+    assert [len(t.calls) for t in trajectories] == [2] * 4
 
 
 def test_a_note_says_what_the_decision_hangs_on():
