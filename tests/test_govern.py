@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import icalendar
@@ -52,18 +53,31 @@ def edit(run: Path, name: str, old: str, new: str) -> None:
     (run / name).write_text(text.replace(old, new))
 
 
+def rename(stem: Path, old: str, new: str) -> None:
+    (stem / old).rename(stem / new)
+
+
+BAD_INPUT = {
+    "other profile": (lambda run: None, ("-p", "profile", "smoke"), "was made with profile 'cpu', asked for 'smoke'"),
+    "open risk": (lambda run: None, ("-p", "decision", "promote", "-p", "signed_by", "owner"), "risk '05-dpo.harmful"),
+    "no upstream": (lambda run: rename(run / "artifacts/validation", "COMPLETE", "C"), (), "run 05_validate first"),
+    "no people": (lambda run: None, ("-p", "people", "0"), "people: expected"),
+    "unsigned": (lambda run: edit(run, "summary.json", '"id": "dpo.win_rate"', '"id": "x"'), (), "signed gates only"),
+    "edited": (lambda run: edit(run, "gates.jsonl", '"value": 0.5,', '"value": 0.9,'), (), "the hash chain breaks"),
+}
+
+
 def test_bad_input_is_refused_and_nothing_is_promoted(tmp_path):
-    run = make_run(tmp_path / "r1")
-    cases = [
-        (lambda: None, ("-p", "profile", "smoke"), "was made with profile 'cpu', asked for 'smoke'"),
-        (lambda: None, ("-p", "decision", "promote", "-p", "signed_by", "product owner"), "high risk '05-dpo.harmful"),
-        (lambda: (run / "artifacts/validation/COMPLETE").rename(run / "C"), (), "run 05_validate first"),
-        (lambda: (run / "C").rename(run / "artifacts/validation/COMPLETE"), ("-p", "people", "0"), "people: expected"),
-        (lambda: edit(run, "summary.json", '"id": "dpo.win_rate"', '"id": "dpo.other"'), (), "signed gates only"),
-        (lambda: edit(run, "gates.jsonl", '"value": 0.5,', '"value": 0.9,'), (), "the hash chain breaks here"),
-    ]
-    for change, given, words in cases:
-        change()
+    """Two at a time: each start is one process on one core for ten seconds."""
+
+    def refused(name: str) -> tuple[str, subprocess.CompletedProcess]:
+        change, given, _ = BAD_INPUT[name]
+        run = make_run(tmp_path / name.replace(" ", "-") / "r1")
+        change(run)
         done = papermill(run, *given)
-        assert done.returncode != 0 and words in done.stderr, (words, done.stderr[-1500:])
-    assert not (run / "artifacts/governance/COMPLETE").exists()
+        assert not (run / "artifacts/governance/COMPLETE").exists(), name
+        return name, done
+
+    with ThreadPoolExecutor(2) as both:
+        for name, done in both.map(refused, BAD_INPUT):
+            assert done.returncode != 0 and BAD_INPUT[name][2] in done.stderr, (name, done.stderr[-1500:])
