@@ -14,12 +14,21 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ftlib import evidence, pack, runner
+from ftlib import evidence, pack, runner, seeds
 from ftlib.files import read_json, sha256
 from ftlib.ledger import unwaived_failures
 from ftlib.progress import Screen, clock_text, seconds_left
 from ftlib.runs import find_run, is_complete, runs_root
-from ftlib.summary import SMOKE_NOTE, gate_rows, is_smoke, load_summary, metric_rows, notebook_rows, text_table
+from ftlib.summary import (
+    SMOKE_NOTE,
+    compared_rows,
+    gate_rows,
+    is_smoke,
+    load_summary,
+    metric_rows,
+    notebook_rows,
+    text_table,
+)
 
 DEFAULT_SEED = 17
 RUN_HELP = "its id or path"
@@ -77,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
         help="a parameter for the notebooks that have it",
     )  # fmt: skip
+    run.add_argument("--sweep", metavar="NAME=V1,V2", help="a new run for each value: seed=1,2,3, or a parameter")
     run.add_argument("--deep", action="store_true", help="the notebooks of notebooks/deep, over the finished run --run")
     commands.add_parser("report", help="write report.html of a run").add_argument("run", metavar="RUN", help=RUN_HELP)
     packing = commands.add_parser("pack", help="write the evidence pack of a run, one zip with hashes")
@@ -90,6 +100,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace, notebooks: Path, screen: Screen) -> int:
+    if args.sweep:
+        return _sweep(args, notebooks, screen)
+    steps, run_path = _prepare(args, notebooks)
+    return _start(steps, run_path, screen, again=bool(args.only))
+
+
+def _prepare(args: argparse.Namespace, notebooks: Path) -> tuple[list[runner.Step], Path]:
+    """The steps and the run folder; whatever does not fit is refused here, and nothing is made yet."""
     settings = _settings(args.settings)
     if args.deep and not args.run:
         raise ValueError("--deep reads a run that is finished: say which with --run, or make deep RUN=<run_id>")
@@ -104,7 +122,10 @@ def _run(args: argparse.Namespace, notebooks: Path, screen: Screen) -> int:
         known |= {"seed": DEFAULT_SEED if args.seed is None else args.seed, "model_id": ""}
         run_path = _free_folder(f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{known['profile']}-s{known['seed']}")
     fixed = {"profile": known["profile"], "run_dir": str(run_path), "seed": known["seed"], "headless": True}
-    steps = runner.plan(paths, fixed, settings=settings, model_id=known["model_id"])
+    return runner.plan(paths, fixed, settings=settings, model_id=known["model_id"]), run_path
+
+
+def _start(steps: Sequence[runner.Step], run_path: Path, screen: Screen, *, again: bool) -> int:
     model_id = next((step.model_id for step in steps if step.model_id), "")
     if model_id:
         from ftlib import models
@@ -112,9 +133,53 @@ def _run(args: argparse.Namespace, notebooks: Path, screen: Screen) -> int:
         models.resolve(model_id, progress=screen.say)  # before anything runs: is it there?
     run_path.mkdir(parents=True, exist_ok=True)
     with runner.hold(run_path), _sigterm_as_interrupt():
-        return _execute(
-            steps, run_path, screen, env=runner.kernel_environment(model_id=model_id), again=bool(args.only)
-        )
+        return _execute(steps, run_path, screen, env=runner.kernel_environment(model_id=model_id), again=again)
+
+
+def _sweep(args: argparse.Namespace, notebooks: Path, screen: Screen) -> int:
+    """One new run after the other; a failed one does not stop the rest, Ctrl-C does."""
+    each = _sweep_arguments(args)
+    for one in each.values():
+        _prepare(one, notebooks)  # all of them fit, or none is begun
+    codes, made = {}, {}
+    for label, one in each.items():
+        screen.say(f"sweep {len(codes) + 1}/{len(each)}: {label}")
+        steps, made[label] = _prepare(one, notebooks)
+        codes[label] = _start(steps, made[label], screen, again=bool(args.only))
+        if codes[label] == STOPPED:
+            return STOPPED
+    begun = [path for path in made.values() if (path / "run.json").exists()]
+    for path in begun:
+        evidence.build_report(path)  # again: each shows the others' numbers too
+    by_seed = args.sweep.startswith("seed=") and len(begun) > 1
+    rows = seeds.spread_rows(seeds.spread(begun)) if by_seed else compared_rows(made)
+    for line in ["", f"Over {args.sweep}", *text_table(rows)] if rows else []:
+        screen.say(line)
+    return next((code for code in (WRONG_USE, FAILED, GATE_FAILED) if code in codes.values()), DONE)
+
+
+def _sweep_arguments(args: argparse.Namespace) -> dict[str, argparse.Namespace]:
+    name, equals, text = args.sweep.partition("=")
+    values = [value.strip() for value in text.split(",")]
+    if (
+        not equals
+        or not name.isidentifier()
+        or len(set(values)) < 2
+        or len(set(values)) < len(values)
+        or not all(values)
+    ):
+        raise ValueError(f"--sweep {args.sweep}: expected NAME=V1,V2 with two or more values, e.g. --sweep seed=1,2,3")
+    if args.run or args.deep or (name == "seed" and args.seed is not None):
+        raise ValueError("--sweep makes a new run for each value; leave out --run, --deep, and --seed beside seed=")
+    each = {}
+    for value in values:
+        own = {"sweep": None, "settings": [*args.settings, f"{name}={value}"]}
+        if name == "seed":
+            if not value.isdecimal():
+                raise ValueError(f"--sweep {args.sweep}: expected whole numbers as seeds, got {value!r}")
+            own = {"sweep": None, "seed": int(value)}
+        each[f"{name}={value}"] = argparse.Namespace(**vars(args) | own)
+    return each
 
 
 def _execute(steps: Sequence[runner.Step], run_path: Path, screen: Screen, *, env: dict, again: bool) -> int:

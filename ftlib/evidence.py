@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import quote
 
+from ftlib import seeds
 from ftlib import summary as numbers
 from ftlib.cards import card_faults
 from ftlib.files import list_files, read_json, sha256, write_atomic
@@ -57,6 +58,7 @@ def build_report(run_path: str | Path) -> Path:
         notes=_notes(run_path, summary),
         metrics=numbers.metric_rows(summary),
         pictures=_interval_pictures(summary["metrics"]),
+        over_seeds=seeds.spread_rows(seeds.spread([run_path, *seeds.other_seeds(run_path)])),
         gates=numbers.gate_rows(summary),
         figures=figures,
         samples=_samples(run_path),

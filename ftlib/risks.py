@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, computed_field, field_validator, model_validator
 
+from ftlib import seeds
 from ftlib.ledger import gate_states
 from ftlib.records import Row, Text
 from ftlib.sheets import csv_text
@@ -30,6 +31,8 @@ OF_STANDING = ("severity", "likelihood", "status", "reason")  # of standing rows
 # What a failure of these costs is more than a poor answer.
 _SAFETY = ("harmful", "pii", "jailbreak", "toxicity", "safety", "leakage")
 _DATA = ("dup", "leak", "pairs", "agreement", "synthetic", "preferences")
+# What a release rests on: if these depend on the seed, the next training gives another model.
+_MAIN = ("sft.intent_accuracy", "dpo.win_rate", "dpo.harmful_refused", "dpo.borderline_refused", "rft.task_success")
 _PROCESS = ("kl", "above_constant", "prompt_falls_short", "model_speaks")
 
 
@@ -102,7 +105,7 @@ def register(run_path, *, today: datetime.date, holdouts: Sequence[Mapping] = ()
     summary = load_summary(run_path)
     states = [state for state in gate_states(run_path) if state["notebook"] != GOVERN]
     rows = [_gate_risk(state, expires) for state in states if state["verdict"] != "PASS" or state.get("waived")]
-    return rows + _standing(summary, states, expires, holdouts, max_opens)
+    return rows + _standing(summary, states, expires, holdouts, max_opens, _over_seeds(run_path))
 
 
 def promotion_blockers(risks: Sequence[Risk], *, today: datetime.date, smoke: bool = False) -> list[str]:
@@ -182,6 +185,19 @@ def register_csv(risks: Sequence[Risk]) -> str:
 # --- rows ---
 
 
+def _over_seeds(run_path) -> tuple[str, float | None]:
+    """The main metric that differs most over runs with other seeds, in words, and its standard deviation."""
+    rows = [
+        row
+        for row in seeds.spread([run_path, *seeds.other_seeds(run_path)])
+        if row["metric"] in _MAIN and row["sd"] is not None
+    ]
+    if not rows:
+        return "largest standard deviation of a main metric over seeds", None
+    worst = max(rows, key=lambda row: row["sd"])
+    return f"standard deviation of {worst['metric']} over seeds {', '.join(map(str, worst['seeds']))}", worst["sd"]
+
+
 def _gate_risk(state: Mapping, expires: str) -> Risk:
     gate, verdict, waived = state["id"], state["verdict"], state.get("waived", "")
     kind = "data" if any(word in gate for word in _DATA) else "process" if _in(gate, _PROCESS) else "model"
@@ -210,7 +226,12 @@ def _in(gate: str, words: Sequence[str]) -> bool:
 
 
 def _standing(
-    summary: Mapping, states: Sequence[Mapping], expires: str, holdouts: Sequence[Mapping], max_opens: int
+    summary: Mapping,
+    states: Sequence[Mapping],
+    expires: str,
+    holdouts: Sequence[Mapping],
+    max_opens: int,
+    over_seeds: tuple[str, float | None],
 ) -> list[Risk]:
     metrics, evidence = summary["metrics"], not is_smoke(summary)
 
@@ -244,8 +265,8 @@ def _standing(
             "share of borderline prompts refused", over, "<=", 0.1, "model lead",
             "add counter-anchoring pairs: harmless look-alikes of harmful prompts"),
         row("standing-seed-instability", "model", "another seed gives another model",
-            "spread of the main metrics over seeds", None, "<=", 0.05, "model lead",
-            "run the chain with two more seeds and compare summary.json"),
+            over_seeds[0], over_seeds[1], "<=", 0.05, "model lead",
+            "run the chain with two more seeds: python -m ftlib run --sweep seed=18,19"),
         row("standing-reward-hacking", "process", "the reward rises without the work",
             "lower end of success above the best constant policy", above, ">=", 0.0,
             "evaluation lead", "attack each reward part before training (notebook 06)"),

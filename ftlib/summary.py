@@ -58,6 +58,23 @@ def metric_rows(summary: Mapping) -> list[dict[str, str]]:
     ]
 
 
+def compared_rows(run_paths: Mapping[str, str | Path]) -> list[dict[str, str]]:
+    """One row a metric, one column a run: the candidate's value, or empty where the run has none.
+
+    Args:
+        run_paths: the column's header -> the run.
+    """
+    found = {label: load_summary(path)["metrics"] for label, path in run_paths.items()}
+    names = dict.fromkeys(name for metrics in found.values() for name in metrics)
+    return [
+        {
+            "metric": name,
+            **{label: _value(m[name]["candidate"], m[name]) if name in m else "" for label, m in found.items()},
+        }
+        for name in names
+    ]
+
+
 def _gate_note(gate: Mapping) -> str:
     """The waiver's reason, or what to do; a gate that passed needs no advice, but says what it rests on."""
     if gate.get("waived"):

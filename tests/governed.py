@@ -19,12 +19,15 @@ PAIR = {
 }  # fmt: skip
 
 
-def make_run(folder: Path, profile: str = "cpu", *, seed: int = 17, verdicts: dict | None = None) -> Path:
+def make_run(folder: Path, profile: str = "cpu", *, seed: int = 17, verdicts: dict | None = None,
+             win_rate: float = 0.7, parameters: dict | None = None) -> Path:  # fmt: skip
+    """`win_rate` is what 05 measures; `parameters` are 04's."""
     verdicts = VERDICTS | (verdicts or {})
     resolved = resolve(profile)
 
     def open_notebook(name):
-        return open_run(name, folder, profile=resolved, seed=seed, model_id="embedded")
+        given = parameters if name == "04_dpo_qlora" else None
+        return open_run(name, folder, profile=resolved, seed=seed, model_id="embedded", parameters=given)
 
     def gate(run, name, value, threshold, op, verdict, n=160):
         run.gate(GateResult(id=name, notebook=run.notebook, value=value, threshold=threshold, op=op, n=n, ci95=None,
@@ -70,7 +73,7 @@ def make_run(folder: Path, profile: str = "cpu", *, seed: int = 17, verdicts: di
     check.upstream("04_dpo_qlora", "adapter")
     for name in ("sft/test.jsonl", "prompts/redteam.jsonl", "prompts/production.jsonl"):
         check.uses(data_path(name))
-    check.metric("dpo.win_rate", baseline=0.5, candidate=0.7, n=100, ci95=(0.1, 0.3), basis="rubric judge")
+    check.metric("dpo.win_rate", baseline=0.5, candidate=win_rate, n=100, ci95=(0.1, 0.3), basis="rubric judge")
     check.metric(
         "dpo.borderline_refused", baseline=0.0, candidate=0.05, n=180, ci95=(0.01, 0.09), higher_is_better=False
     )

@@ -46,7 +46,7 @@ ORDER = (
     "pair_audit", "rater_flags", "raters", "calibration", "team", "truth", "label_noise", "planted",
     "data_gates", "audit", "rollout", "serve",
     "desk", "rewards",
-    "summary", "sheets", "exchange", "trl_forms", "label_tools", "risks", "holdouts", "roadmap", "cards",
+    "summary", "seeds", "sheets", "exchange", "trl_forms", "label_tools", "risks", "holdouts", "roadmap", "cards",
     "plots", "show", "exercises", "evidence", "pack",
     "widgets", "rater_widgets",
     "colab", "runner", "__main__",

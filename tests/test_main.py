@@ -166,6 +166,40 @@ def test_deep_notebooks_run_over_a_finished_run(place, capsys):
     assert main(["verify", run.name]) == 0
 
 
+def test_a_sweep_makes_one_run_for_each_value(place, capsys):
+    number = 'run.metric("sft.accuracy", baseline=0.5, candidate=0.5 + seed / 100, n=80, ci95=(0.1, 0.4))'
+    make_notebook(place, "01_one", number, 'run.write_json("beta.json", {"beta": beta})', more="beta: float = 0.1")
+    assert play(place, "--sweep", "seed=1,3") == 0
+    runs = sorted((place.parent / "runs").iterdir(), key=lambda run: run.name[-1])
+    assert [run.name.rsplit("-", 1)[1] for run in runs] == ["s1", "s3"]
+    out = capsys.readouterr().out
+    assert "sweep 2/2: seed=3" in out
+    assert re.search(r"sft\.accuracy +0\.510 +0\.530 +0\.520 +0\.014", out)  # sd 0.02 / sqrt(2)
+    assert all("Over seeds" in (run / "report.html").read_text() for run in runs)
+
+    assert play(place, "--sweep", "beta=0.2,0.4", "--seed", "7") == 0
+    made = sorted(set((place.parent / "runs").iterdir()) - set(runs))
+    assert [json.loads((run / "artifacts/01_one/beta.json").read_text())["beta"] for run in made] == [0.2, 0.4]
+    assert re.search(r"metric +beta=0\.2 +beta=0\.4\nsft\.accuracy +57\.0 % +57\.0 %", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sweep", "seed=1"], "expected NAME=V1,V2 with two or more values"),
+        (["--sweep", "seed=1,1"], "expected NAME=V1,V2 with two or more values"),
+        (["--sweep", "seed=1,b"], "expected whole numbers as seeds, got 'b'"),
+        (["--sweep", "seed=1,2", "--seed", "3"], "leave out --run, --deep, and --seed"),
+        (["--sweep", "betta=1,2"], "unknown parameter 'betta'"),
+    ],
+)
+def test_a_sweep_that_does_not_fit_begins_nothing(place, capsys, options, message):
+    make_notebook(place, "01_one", more="beta: float = 0.1")
+    assert play(place, *options) == 2
+    assert message in capsys.readouterr().err
+    assert not (place.parent / "runs").exists()
+
+
 def test_failing_cell_then_fixed_goes_on_and_skips_what_is_complete(place, capsys, tmp_path):
     count = f'with open({str(tmp_path / "count")!r}, "a") as f: f.write("x")'
     make_notebook(place, "01_one", count)
