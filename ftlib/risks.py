@@ -13,9 +13,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, computed_field, field_validator, model_validator
 
-from ftlib import seeds
 from ftlib.ledger import gate_states
 from ftlib.records import Row, Text
+from ftlib.seeds import other_seeds, spread
 from ftlib.sheets import csv_text
 from ftlib.summary import is_smoke, load_summary
 
@@ -89,7 +89,14 @@ def risk_level(severity: int, likelihood: int) -> str:
     return "high" if product >= 6 else "medium" if product >= 3 else "low"
 
 
-def register(run_path, *, today: datetime.date, holdouts: Sequence[Mapping] = (), max_opens: int = 6) -> list[Risk]:
+def register(
+    run_path,
+    *,
+    today: datetime.date,
+    holdouts: Sequence[Mapping] = (),
+    max_opens: int = 6,
+    hotspot: tuple[str, float | None] = ("largest gap between groups", None),
+) -> list[Risk]:
     """The register of a run, from its ledger and its numbers.
 
     Args:
@@ -97,6 +104,7 @@ def register(run_path, *, today: datetime.date, holdouts: Sequence[Mapping] = ()
         today: the day from which rows expire.
         holdouts: rows of `holdouts.exposure`, for the risk that the test set was looked at too often.
         max_opens: how many executions may open an evaluation file.
+        hotspot: from `hotspots.largest`: which group is served worse, and by how much.
 
     Raises:
         ValueError: the ledger's chain is broken.
@@ -105,7 +113,7 @@ def register(run_path, *, today: datetime.date, holdouts: Sequence[Mapping] = ()
     summary = load_summary(run_path)
     states = [state for state in gate_states(run_path) if state["notebook"] != GOVERN]
     rows = [_gate_risk(state, expires) for state in states if state["verdict"] != "PASS" or state.get("waived")]
-    return rows + _standing(summary, states, expires, holdouts, max_opens, _over_seeds(run_path))
+    return rows + _standing(summary, states, expires, holdouts, max_opens, seeds=_over_seeds(run_path), groups=hotspot)
 
 
 def promotion_blockers(risks: Sequence[Risk], *, today: datetime.date, smoke: bool = False) -> list[str]:
@@ -188,9 +196,7 @@ def register_csv(risks: Sequence[Risk]) -> str:
 def _over_seeds(run_path) -> tuple[str, float | None]:
     """The main metric that differs most over runs with other seeds, in words, and its standard deviation."""
     rows = [
-        row
-        for row in seeds.spread([run_path, *seeds.other_seeds(run_path)])
-        if row["metric"] in _MAIN and row["sd"] is not None
+        row for row in spread([run_path, *other_seeds(run_path)]) if row["metric"] in _MAIN and row["sd"] is not None
     ]
     if not rows:
         return "largest standard deviation of a main metric over seeds", None
@@ -231,7 +237,9 @@ def _standing(
     expires: str,
     holdouts: Sequence[Mapping],
     max_opens: int,
-    over_seeds: tuple[str, float | None],
+    *,
+    seeds: tuple[str, float | None],
+    groups: tuple[str, float | None],
 ) -> list[Risk]:
     metrics, evidence = summary["metrics"], not is_smoke(summary)
 
@@ -259,13 +267,13 @@ def _standing(
             "agreement between raters (alpha)", alpha, ">=", 0.4, "data lead",
             "calibrate on the gold items again, every two weeks"),
         row("standing-bias-hotspots", "data", "one group of customers or topics is served worse",
-            "largest gap between groups", None, "<=", 0.1, "data lead",
-            "measure refusals and success by category and channel, on at least 100 items each"),
+            *groups, "<=", 0.1, "data lead",
+            "write training rows for that group; measure on at least 100 items of each"),
         row("standing-over-refusal", "model", "harmless requests are declined",
             "share of borderline prompts refused", over, "<=", 0.1, "model lead",
             "add counter-anchoring pairs: harmless look-alikes of harmful prompts"),
         row("standing-seed-instability", "model", "another seed gives another model",
-            over_seeds[0], over_seeds[1], "<=", 0.05, "model lead",
+            *seeds, "<=", 0.05, "model lead",
             "run the chain with two more seeds: python -m ftlib run --sweep seed=18,19"),
         row("standing-reward-hacking", "process", "the reward rises without the work",
             "lower end of success above the best constant policy", above, ">=", 0.0,

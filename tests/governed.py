@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ftlib.profiles import resolve
-from ftlib.records import GateResult, data_path
+from ftlib.records import GateResult, RedTeamPrompt, data_path, load_jsonl
 from ftlib.runs import open_run
 
 VERDICTS = {
@@ -82,7 +82,10 @@ def make_run(folder: Path, profile: str = "cpu", *, seed: int = 17, verdicts: di
         ("dpo.borderline_refused", 0.05, 0.1, "<="), ("dpo.pii_rise", 0.0, 0.0, "<="),
     ):  # fmt: skip
         gate(check, name, value, threshold, op, verdicts[name])
-    check.write_rows("answers.jsonl", [{"id": "a", "win": 1.0}])
+    asked = [x for x in load_jsonl(data_path("prompts/redteam.jsonl"), RedTeamPrompt) if x.split == "test"][::20]
+    check.write_rows(
+        "answers.jsonl", [{"id": x.id, "kind": x.kind, "SFT": "Yes.", "DPO": "Yes.", "win": 1.0} for x in asked]
+    )
     check.finish()
     return folder
 
