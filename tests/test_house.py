@@ -49,7 +49,7 @@ ORDER = (
     "summary", "seeds", "sheets", "exchange", "trl_forms", "label_tools", "risks", "holdouts", "hotspots",
     "roadmap", "cards",
     "plots", "show", "exercises", "evidence", "pack",
-    "widgets", "rater_widgets",
+    "widgets", "rater_widgets", "rollout_widgets",
     "colab", "runner", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}
