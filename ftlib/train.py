@@ -5,6 +5,7 @@ TRL's trainers are used as they are. What is here watches them or prepares the p
 Left out on purpose: a trainer of our own, and a config framework; the TRL config is read in the notebook.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from transformers import TrainerCallback
 
-from ftlib.files import write_atomic
+from ftlib.files import append_line, mend_tail, whole_lines, write_atomic
 from ftlib.machine import glibc_function, trim_heap
 from ftlib.progress import bar
 
@@ -153,27 +154,56 @@ def last_complete_checkpoint(output_dir: Path, *, fingerprint: dict) -> str | No
     return str(complete[-1]) if complete else None
 
 
-def keep_reference(trainer, *, batch: int = 32) -> None:
+def keep_reference(trainer, *, batch: int = 32, kept: Path | None = None, of: str = "") -> None:
     """Compute the reference's log-probs of each row of a DPOTrainer once, instead of in every step.
 
     What TRL's `precompute_ref_log_probs` does, for rows that were changed after the trainer was made. Call it after
     the last change of a row and before rows are repeated; adds the columns `ref_chosen_logps`, `ref_rejected_logps`.
+
+    Args:
+        kept: a file that takes each batch as it comes, so that a killed notebook goes on from there. What it holds of
+            other rows, or of another `of`, is thrown away.
+        of: names the reference, e.g. the hash of its weights.
     """
     rows = trainer.train_dataset
+    columns = ("prompt_ids", "chosen_ids", "rejected_ids")
     by_length = sorted(range(len(rows)), key=[len(ids) for ids in rows["prompt_ids"]].__getitem__)
     found = {"ref_chosen_logps": [0.0] * len(rows), "ref_rejected_logps": [0.0] * len(rows)}
-    with bar(total=len(rows), desc="reference", unit="pair", mininterval=2) as shown:
-        for start in range(0, len(rows), batch):
-            part = by_length[start : start + batch]
+    key = hashlib.sha256(json.dumps([of, *(list(rows[name]) for name in columns)]).encode()).hexdigest() if kept else ""
+    known = _kept_batches(Path(kept), key) if kept else []
+    for line in known:
+        for name, values in zip(found, line["logps"], strict=True):
+            for n, value in zip(line["rows"], values, strict=True):
+                found[name][n] = value
+    done = {n for line in known for n in line["rows"]}
+    rest = [n for n in by_length if n not in done]
+    with bar(total=len(rows), initial=len(done), desc="reference", unit="pair", mininterval=2) as shown:
+        for start in range(0, len(rest), batch):
+            part = rest[start : start + batch]
             inputs = trainer.data_collator([rows[n] for n in part])
             inputs = {name: value.to(trainer.accelerator.device) for name, value in inputs.items()}
-            for name, values in zip(found, trainer.compute_ref_log_probs(trainer.model, inputs), strict=True):
-                for n, value in zip(part, values.tolist(), strict=True):
+            both = [values.tolist() for values in trainer.compute_ref_log_probs(trainer.model, inputs)]
+            for name, values in zip(found, both, strict=True):
+                for n, value in zip(part, values, strict=True):
                     found[name][n] = value
+            if kept:
+                append_line(Path(kept), json.dumps({"rows": part, "logps": both}))
             shown.update(len(part))
     for name, values in found.items():
         rows = rows.add_column(name, values)
     trainer.train_dataset, trainer.precompute_ref_logps = rows, True
+
+
+def _kept_batches(path: Path, key: str) -> list[dict]:
+    """The whole lines of a file that begins with this key; a file of another key is begun anew."""
+    if path.exists():
+        mend_tail(path)
+        first, *lines = [json.loads(line) for line in whole_lines(path)[0]] or [{}]
+        if first.get("key") == key:
+            return lines
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps({"key": key}) + "\n")
+    return []
 
 
 def kl_on_samples(policy, reference, prompts: list[list[int]], completions: list[list[int]], *, batch: int = 16):

@@ -61,27 +61,59 @@ def test_kl_of_a_model_with_itself_is_zero():
     assert k1.tolist() == k3.tolist() == [0.0]
 
 
-def test_the_reference_of_each_row_is_computed_once_and_lands_at_its_row():
+def reference_trainer(seen, *, fail_at=None):
+    """Three rows; the sum of an answer's ids stands in for its log-prob. `fail_at`: the batch that is killed."""
     from datasets import Dataset
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-    rows = [{"prompt_ids": [5] * n, "chosen_ids": [n, 1], "rejected_ids": [n + 10, 1]} for n in (3, 1, 2)]
-    seen = []
-
-    def compute_ref_log_probs(model, inputs):  # the sum of an answer's ids stands in for its log-prob
-        seen.append(inputs["input_ids"].shape)
+    def compute_ref_log_probs(model, inputs):
+        seen.append(tuple(inputs["input_ids"].shape))
+        if len(seen) == fail_at:
+            raise KeyboardInterrupt
         return (inputs["input_ids"] * inputs["completion_mask"]).sum(1).float().chunk(2)
 
-    trainer = SimpleNamespace(
+    rows = [{"prompt_ids": [5] * n, "chosen_ids": [n, 1], "rejected_ids": [n + 10, 1]} for n in (3, 1, 2)]
+    return SimpleNamespace(
         train_dataset=Dataset.from_list(rows), data_collator=DataCollatorForPreference(pad_token_id=0), model=None,
         accelerator=SimpleNamespace(device=torch.device("cpu")), compute_ref_log_probs=compute_ref_log_probs,
         precompute_ref_logps=False,
     )  # fmt: skip
+
+
+def logps_of(trainer):
+    return [list(trainer.train_dataset[f"ref_{side}_logps"]) for side in ("chosen", "rejected")]
+
+
+def test_the_reference_of_each_row_is_computed_once_and_lands_at_its_row():
+    seen = []
+    trainer = reference_trainer(seen)
     ft.keep_reference(trainer, batch=2)
     assert seen == [(4, 4), (2, 5)]  # the two short rows together: chosen and rejected each
-    assert list(trainer.train_dataset["ref_chosen_logps"]) == [4.0, 2.0, 3.0]
-    assert list(trainer.train_dataset["ref_rejected_logps"]) == [14.0, 12.0, 13.0]
+    assert logps_of(trainer) == [[4.0, 2.0, 3.0], [14.0, 12.0, 13.0]]
     assert trainer.precompute_ref_logps is True
+
+
+def test_a_killed_reference_goes_on_where_it_was(tmp_path):
+    kept = tmp_path / "checkpoints" / "reference.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        ft.keep_reference(reference_trainer([], fail_at=2), batch=2, kept=kept, of="a")
+    with open(kept, "ab") as file:
+        file.write(b'{"rows": [0], "lo')  # the piece of a line that the kill left
+    for expected in ([(2, 5)], []):  # the batch that was missing; then nothing is left to do
+        trainer = reference_trainer(seen := [])
+        ft.keep_reference(trainer, batch=2, kept=kept, of="a")
+        assert seen == expected and logps_of(trainer) == [[4.0, 2.0, 3.0], [14.0, 12.0, 13.0]]
+
+
+def test_another_reference_and_other_rows_begin_anew(tmp_path):
+    kept = tmp_path / "reference.jsonl"
+    ft.keep_reference(reference_trainer([]), batch=2, kept=kept, of="a")
+    ft.keep_reference(reference_trainer(seen := []), batch=2, kept=kept, of="b")
+    assert len(seen) == 2
+    changed = reference_trainer(seen := [])
+    changed.train_dataset = changed.train_dataset.select([0, 1])
+    ft.keep_reference(changed, batch=2, kept=kept, of="b")
+    assert len(seen) == 1 and logps_of(changed) == [[4.0, 2.0], [14.0, 12.0]]
 
 
 def test_token_logprobs_do_not_depend_on_padding():
