@@ -10,7 +10,7 @@ that was fixed before (`pairs_needed`, `zero_failures_needed`); the sequential t
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -67,15 +67,52 @@ def mean_interval(values: ArrayLike, *, seed: int, confidence: float = 0.95) -> 
     mean = float(values_N.mean())
     if np.ptp(values_N) == 0:
         return mean, Interval(mean, mean)
+    return mean, _bootstrap(values_N, np.mean, seed=seed, confidence=confidence)
+
+
+def statistic_interval(
+    statistic: Callable[[np.ndarray], np.ndarray], n: int, *, seed: int, confidence: float = 0.95
+) -> tuple[float, Interval]:
+    """Any number that is computed from n items together (an F1, a difference of two), with its bootstrap interval.
+
+    Args:
+        statistic: takes places of items, whole numbers in 0..n-1 of shape (…, m), and returns one number for each row
+            of places, shape (…). The same places for a baseline and a candidate make a paired test.
+        seed: of the resampling.
+
+    Returns:
+        (value, interval): BCa over items, percentile where BCa is not defined. One item has an interval of no width.
+
+    Raises:
+        ValueError: there is no item, or the statistic is not finite.
+
+    Example:
+        >>> values = np.array([0.0, 1.0, 1.0, 0.0])
+        >>> statistic_interval(lambda places: values[places].mean(-1), 4, seed=1)[0]
+        0.5
+    """
+    if n < 1:
+        raise ValueError(f"expected one or more items, got {n}; measure some first")
+    value = float(statistic(np.arange(n)))
+    if not math.isfinite(value):
+        raise ValueError(f"expected a statistic that is finite on these {n} items, got {value}; drop or mend items")
+    if n == 1:
+        return value, Interval(value, value)
+    of_places = lambda places, axis: statistic(places.astype(int))  # scipy has moved the items to the last axis
+    return value, _bootstrap(np.arange(n), of_places, seed=seed, confidence=confidence)
+
+
+def _bootstrap(items_N: np.ndarray, statistic: Callable, *, seed: int, confidence: float) -> Interval:
     ends = (math.nan, math.nan)
     for method in ("BCa", "percentile"):
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), np.errstate(invalid="ignore"):
             warnings.simplefilter("ignore", stats.DegenerateDataWarning)
             found = stats.bootstrap(
-                (values_N,),
-                np.mean,
+                (items_N,),
+                statistic,
                 n_resamples=RESAMPLES,
                 batch=BATCH,
+                vectorized=True,
                 confidence_level=confidence,
                 method=method,
                 rng=np.random.default_rng(seed),
@@ -83,7 +120,7 @@ def mean_interval(values: ArrayLike, *, seed: int, confidence: float = 0.95) -> 
         ends = (float(found.confidence_interval.low), float(found.confidence_interval.high))
         if all(map(math.isfinite, ends)):
             break
-    return mean, Interval(*ends)
+    return Interval(*ends)
 
 
 def paired_difference(

@@ -398,6 +398,49 @@ def gate_matrix(gates: Sequence[GateResult], title: str = "Gates") -> go.Figure:
     return fig
 
 
+def confusion(wanted: Sequence[str], given: Sequence[str], counts: ArrayLike, title: str) -> go.Figure:
+    """A confusion matrix: a line for each wanted label, a column for each given one, the count in each cell.
+
+    The shade is the count's share of its line, so that a rare label is as visible as a frequent one.
+
+    Args:
+        counts: whole numbers, shape (wanted, given).
+
+    Raises:
+        ValueError: the counts have another shape, or there is no label.
+    """
+    counts = np.asarray(counts)
+    if counts.shape != (len(wanted), len(given)) or not counts.size:
+        raise ValueError(
+            f"expected counts of shape ({len(wanted)}, {len(given)}), one for each wanted and given label, got "
+            f"{counts.shape}"
+        )
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    fig = go.Figure(
+        go.Heatmap(
+            z=share,
+            x=list(range(len(given))),
+            y=list(range(len(wanted))),
+            text=[[str(n) if n else "" for n in line] for line in counts.tolist()],
+            texttemplate="%{text}",
+            colorscale=[[0, "#ffffff"], [1, PALETTE[0]]],
+            zmin=0,
+            zmax=1,
+            xgap=1,
+            ygap=1,
+            colorbar={"title": "share of<br>the line"},
+            hoverinfo="skip",
+        )
+    )
+    _style(fig, title, "label given", "label wanted", height=130 + 34 * len(wanted))
+    fig.update_xaxes(tickvals=list(range(len(given))), ticktext=[_id_label(x, 12) for x in given], showgrid=False)
+    fig.update_yaxes(
+        tickvals=list(range(len(wanted))), ticktext=[_label(x, 24) for x in wanted], autorange="reversed",
+        showgrid=False,
+    )  # fmt: skip
+    return fig
+
+
 def histogram(
     values: ArrayLike | Mapping[str, ArrayLike],
     title: str,

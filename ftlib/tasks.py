@@ -1,8 +1,12 @@
 """The shop's three SFT tasks: prompts for an untrained model, and scores of an answer against its row.
 
-Left out on purpose: anything that needs a judge. What is scored here is exact (fields of a JSON object) or a literal
-string that a right answer must hold (a fact of the policy, a point of the thread).
+Left out on purpose: anything that needs a judge. What is scored here is exact (fields of a JSON object), a literal
+string that a right answer must hold (a fact of the policy, a point of the thread), or a figure that nobody gave it.
 """
+
+import math
+import re
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,9 +21,32 @@ HINTS = {
 }
 METRICS = {
     "classify": ("intent", "order_id", "product", "route", "json_valid"),
-    "reply": ("facts",),
-    "summary": ("facts",),
+    "reply": ("facts", "grounded"),
+    "summary": ("facts", "coverage"),
 }
+SUMMARY_ROOM = 1.5  # times the words of the authored summary: a copy of the thread would hold every point
+_WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_NUMBER = r"\d+(?:[.,:]\d+)*"
+_UNIT = r"(%|percent|(?:working|business) days?|minutes?|hours?|days?|weeks?|months?|years?)"
+_FIGURE = re.compile(
+    rf"(TH-\d+)|(?<![\w-])(?:({_NUMBER})\s*(?:to|or|and|-|–)\s*)?({_NUMBER})[\s-]*{_UNIT}?(?!\w)"
+    rf"|\b({'|'.join(_WORDS)})[\s-]+{_UNIT}\b",
+    re.IGNORECASE,
+)
+_LIST_MARK = re.compile(r"^\s*\d+[.)]\s", re.MULTILINE)
+
+
+class Grounding(NamedTuple):
+    """Facts of the policy that a reply states right, states wrong, and leaves out."""
+
+    right: int
+    wrong: int
+    missing: int
+
+    @property
+    def score(self) -> float:
+        """Share stated right, of all that had to be said and all that was said wrong; 1 where there was nothing."""
+        return self.right / sum(self) if sum(self) else 1.0
 
 
 def pick_examples(train: list[SftRow], *, per_task: dict[str, int], seed: int) -> dict[str, list[SftRow]]:
@@ -52,15 +79,67 @@ def score(row: SftRow, text: str) -> dict[str, float]:
     """Scores in [0, 1] of one answer, by name; which names depends on the row's task (see METRICS).
 
     For `classify`: each field right or wrong, and whether the answer is one JSON object of just those fields.
-    For `reply` and `summary`: the share of the row's literal facts that the answer holds, case ignored.
+    For `reply` and `summary`: `facts` is the share of the row's literal facts that the answer holds, case ignored.
+    `grounded` of a reply takes wrong figures off it (see `grounding`); `coverage` of a summary looks for the facts in
+    its first words only, SUMMARY_ROOM times as many as the authored summary has.
     """
     if row.task == "classify":
         target = parse_target(text)
         fields = ("intent", "order_id", "product", "route")
         got = {f: float(target is not None and getattr(target, f) == getattr(row.output, f)) for f in fields}
         return {**got, "json_valid": float(target is not None)}
+    if row.task == "reply":
+        return {"facts": _share_held(row, text), "grounded": grounding(row, text).score}
+    room = math.ceil(SUMMARY_ROOM * len(row.answer().split()))
+    return {"facts": _share_held(row, text), "coverage": _share_held(row, " ".join(text.split()[:room]))}
+
+
+def figures(text: str) -> list[tuple[str, str]]:
+    """The figures of a text, each once: (number, unit), e.g. ("3.9", ""), ("2", "working day"), ("TH-48213", "").
+
+    A number in words counts where a unit of time follows; the marks of a numbered list do not.
+    """
+    found = []
+    for order, first, number, unit, word, word_unit in _FIGURE.findall(_LIST_MARK.sub(" ", text)):
+        unit = (unit or word_unit).lower().removesuffix("s").replace("business", "working").replace("percent", "%")
+        number = order.upper() or number or str(_WORDS.index(word.lower()) + 1)
+        found += [(_plain(n), unit) for n in (first, number) if n]
+    return list(dict.fromkeys(found))
+
+
+def grounding(row: SftRow, text: str) -> Grounding:
+    """Facts that a reply states right, wrong, or not at all.
+
+    Right: the reply holds the fact's words. Wrong: a figure that neither the rules given, the message nor the authored
+    answer has; it takes the place of a missing fact whose figure has that unit ("14 days" for "30 days"), and counts
+    on its own otherwise. Missing: the rest. A false statement without a figure is not seen.
+    """
+    known = set(figures("\n".join([row.context, row.input, row.answer(), *row.facts])))
+    numbers = {number for number, _ in known}
+    wrong = [(n, unit) for n, unit in figures(text) if (n, unit) not in known and (unit or n not in numbers)]
+    left_out = [fact for fact in row.facts if fact.lower() not in text.lower()]
+    units = [unit for _, unit in wrong]
+    missing = 0
+    for fact in left_out:
+        contradicted = [unit for _, unit in figures(fact) if unit in units][:1]
+        if contradicted:
+            units.remove(contradicted[0])
+        else:
+            missing += 1
+    return Grounding(len(row.facts) - len(left_out), len(wrong), missing)
+
+
+def _share_held(row: SftRow, text: str) -> float:
     held = [fact.lower() in text.lower() for fact in row.facts]
-    return {"facts": sum(held) / len(held) if held else 1.0}
+    return sum(held) / len(held) if held else 1.0
+
+
+def _plain(number: str) -> str:
+    """3,90 and 3.90 are 3.9; 14:00 and an order number stay."""
+    if ":" in number or not number[0].isdigit():
+        return number
+    number = number.replace(",", ".")
+    return number.rstrip("0").rstrip(".") if number.count(".") == 1 else number
 
 
 def score_all(rows: list[SftRow], texts: list[str]) -> dict[str, np.ndarray]:

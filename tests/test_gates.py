@@ -11,6 +11,7 @@ from ftlib.gates import (
     mean_interval,
     paired_difference,
     pairs_needed,
+    statistic_interval,
     wilson,
     win_rate,
     zero_failures_needed,
@@ -172,3 +173,21 @@ def test_judge_gate_keeps_numbers_plain_and_refuses_nan():
         judged(value=float("nan"))
     with pytest.raises(ValueError, match="expected op '>=' or '<=', got '>'"):
         judged(op=">")
+
+
+def test_a_statistic_of_rows_has_the_interval_that_the_mean_has():
+    values = np.array([0.0, 1.0, 1.0, 0.0, 1.0, 0.3, 0.9])
+    found = statistic_interval(lambda places: values[places].mean(-1), 7, seed=3)
+    mean, interval = mean_interval(values, seed=3)
+    assert found[0] == pytest.approx(mean)
+    assert found[1] == pytest.approx(interval)
+
+
+def test_a_statistic_that_never_moves_has_an_interval_of_no_width():
+    still = lambda places: np.full(places.shape[:-1], 0.25)
+    assert statistic_interval(still, 5, seed=1) == (0.25, (0.25, 0.25))
+    assert statistic_interval(lambda places: places.sum(-1) + 2.0, 1, seed=1) == (2.0, (2.0, 2.0))
+    with pytest.raises(ValueError, match="one or more items, got 0"):
+        statistic_interval(still, 0, seed=1)
+    with pytest.raises(ValueError, match="finite on these 2 items"):
+        statistic_interval(lambda places: np.full(places.shape[:-1], np.nan), 2, seed=1)

@@ -28,6 +28,7 @@ FIGURES = {
     "waterfall": lambda: plots.waterfall(["all", "ties"], [10, 8], "T"),
     "gates": lambda: plots.gate_matrix([GATE]),
     "histogram": lambda: plots.histogram([1, 2, 2, 3], "T", "length (words)"),
+    "confusion": lambda: plots.confusion(["a", "b"], ["a", "b"], [[2, 0], [1, 3]], "T"),
 }
 
 
@@ -225,3 +226,14 @@ def test_text_from_data_is_escaped():
         text = fig.to_json().replace("\\u003c", "<").replace("\\u003e", ">")
         assert "<a" not in text
         assert "&lt;a" in text
+
+
+def test_a_confusion_matrix_shows_counts_and_shades_by_line():
+    """Line b: 1 of 4 given as a, 3 as b; a line without rows stays white."""
+    fig = plots.confusion(["a", "b", "c"], ["a", "b"], [[2, 0], [1, 3], [0, 0]], "T")
+    assert np.asarray(fig.data[0].z).tolist() == [[1, 0], [0.25, 0.75], [0, 0]]
+    assert [list(line) for line in fig.data[0].text] == [["2", ""], ["1", "3"], ["", ""]]
+    hostile = plots.confusion(["<img src=x>"], ["<b>"], [[1]], "T")
+    assert hostile.layout.yaxis.ticktext[0] == "&lt;img src=x&gt;" and hostile.layout.xaxis.ticktext[0] == "&lt;b&gt;"
+    with pytest.raises(ValueError, match=r"shape \(1, 2\)"):
+        plots.confusion(["a"], ["a", "b"], [[1]], "T")

@@ -54,9 +54,66 @@ def test_a_null_field_must_be_null():
 @pytest.mark.parametrize("task", ["reply", "summary"])
 def test_facts_are_counted_whatever_their_case(task):
     row = written(task, 1, "30 days", "Voucher", "TH-12345", "refund")
-    assert tasks.score(row, "A VOUCHER within 30 Days") == {"facts": 0.5}
-    assert tasks.score(row, "") == {"facts": 0.0}
-    assert tasks.score(written(task, 1), "anything") == {"facts": 1.0}  # no fact was asked for
+    other = {"reply": "grounded", "summary": "coverage"}[task]
+    assert tasks.score(row, "30 Days VOUCHER") == {"facts": 0.5, other: 0.5}
+    assert tasks.score(row, "") == {"facts": 0.0, other: 0.0}
+    assert tasks.score(written(task, 1), "anything") == {"facts": 1.0, other: 1.0}  # no fact was asked for
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("within 3 to 5 working days", [("3", "working day"), ("5", "working day")]),
+        ("Two working days, not two days", [("2", "working day"), ("2", "day")]),
+        ("3,90 or 3.90, once 3.9", [("3.9", "")]),
+        ("5.00 and 60 and 100", [("5", ""), ("60", ""), ("100", "")]),
+        ("before 14:00, a 30-day return", [("14:00", ""), ("30", "day")]),
+        ("th-48213 by rule R7, one photo of the one you have", [("TH-48213", "")]),
+        ("1. Send it.\n2) Wait 24 months.", [("24", "month")]),
+        ("10 % or 10 percent of 1,000.50", [("10", "%"), ("1.000.50", "")]),
+        ("nothing to count", []),
+    ],
+)
+def test_the_figures_of_a_text(text, found):
+    assert tasks.figures(text) == found
+
+
+RULE = SftRow(
+    id="r1", task="reply", channel="chat", difficulty="easy", input="bought 2 tents, one broke after 20 days",
+    context="R8: 30 days for a full refund. R9: postage is 3.90.", output="Send them within 30 days; it costs 3.90.",
+    facts=["30 days", "3.90", "full refund"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "counts", "score"),
+    [
+        ("A full refund within 30 days, less 3.90.", (3, 0, 0), 1.0),
+        ("A full refund within 30 days.", (2, 0, 1), 2 / 3),
+        ("A full refund within 14 days, less 3.90.", (2, 1, 0), 2 / 3),  # 14 days stands in for 30 days
+        ("A full refund within 30 days, less 3.90, in 7 months.", (3, 1, 0), 3 / 4),  # a figure that nobody gave
+        ("The 2 tents after 20 days: 30.", (0, 0, 3), 0.0),  # the message's figures, and a bare number of the rule's
+        ("30 months", (0, 1, 3), 0.0),  # a number of the rule's, but not with this unit
+        ("", (0, 0, 3), 0.0),
+    ],
+)
+def test_facts_stated_right_wrong_and_left_out(text, counts, score):
+    assert tasks.grounding(RULE, text) == counts
+    assert tasks.score(RULE, text)["grounded"] == pytest.approx(score)
+
+
+def test_one_wrong_figure_contradicts_one_fact():
+    row = RULE.model_copy(update={"facts": ["30 days", "60 days"]})
+    assert tasks.grounding(row, "9 days") == (0, 1, 1)
+    assert tasks.grounding(row, "9 days or 8 days") == (0, 2, 0)
+
+
+def test_a_summary_that_copies_the_thread_covers_only_what_is_in_its_first_words():
+    """The authored summary has two words, so three count: the third is the last."""
+    row = written("summary", 1, "tent", "TH-12345")
+    assert row.answer() == "By Friday."
+    assert tasks.score(row, "a tent TH-12345") == {"facts": 1.0, "coverage": 1.0}
+    assert tasks.score(row, "a new tent TH-12345") == {"facts": 1.0, "coverage": 0.5}
 
 
 def test_an_authored_answer_has_full_marks():
