@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ftlib.files import read_json
+from ftlib.models import has_trained
 from ftlib.pair_audit import audit_lengths
 from ftlib.pairs import PairSet
 from ftlib.risks import Risk
@@ -246,7 +247,7 @@ def card_faults(text: str, summary: Mapping) -> list[str]:
 
 
 def _adapters(run_path: Path) -> list[str]:
-    return [stage.name for stage in stage_folders(run_path) if (stage / "adapter" / "adapter_config.json").exists()]
+    return [stage.name for stage in stage_folders(run_path) if has_trained(stage / "adapter")]
 
 
 def _sources(run_path: Path) -> list[dict]:

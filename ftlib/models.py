@@ -42,6 +42,7 @@ RESPONSE_TEMPLATE = {
         "content": {"close_pattern": r"<\|im_end\|>\s*", "content": "text"},
     },
 }
+TRAINED = "weights.safetensors"  # in the folder of a training without an adapter: the weights that it changed, whole
 BASE_MARK = "base.json"  # in an adapter's folder: on which form of the weights below it was trained
 NEED_DISK_MB = 700  # wheel + GGUF + safetensors, all there at once during the conversion
 
@@ -225,15 +226,23 @@ def load_model(
 def load_merged(model_id: str, adapters: list[Path], *, dtype: str = "bf16", device: str = "cpu"):
     """The base model with one or more LoRA adapters merged into its weights, in order; ready for sampling.
 
-    An adapter that `save_adapter` marked as trained on NF4 is merged into the NF4 values of what stands below it: it
-    has learned to make up for that rounding, and over other weights it is another model.
+    A folder of `save_trained` counts as one: its weights take the place of the model's. An adapter that `save_adapter`
+    marked as trained on NF4 is merged into the NF4 values of what stands below it: it has learned to make up for that
+    rounding, and over other weights it is another model.
+
+    Raises:
+        FileNotFoundError: a folder holds neither an adapter nor weights.
+        ValueError: the weights are another model's.
     """
     import torch
     from peft import PeftModel
 
     for adapter in adapters:
-        if not (Path(adapter) / "adapter_config.json").exists():
-            raise FileNotFoundError(f"{adapter}: expected a PEFT adapter folder (adapter_config.json); none is there")
+        if not has_trained(adapter):
+            raise FileNotFoundError(
+                f"{adapter}: expected a PEFT adapter folder (adapter_config.json), or trained weights ({TRAINED}); "
+                "neither is there"
+            )
     # Merged in fp32 and rounded once: merging in bf16 rounds after each adapter.
     model = load_model(model_id, dtype="fp32", device=device)
     for adapter in adapters:
@@ -241,7 +250,10 @@ def load_merged(model_id: str, adapters: list[Path], *, dtype: str = "bf16", dev
         if mark.exists():
             base = json.loads(mark.read_text(encoding="utf-8"))
             _round_to_nf4(model, base["from"], base["not_nf4"])
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        if (Path(adapter) / TRAINED).exists():
+            _put_weights(model, Path(adapter) / TRAINED)
+        else:
+            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     model = model.to(torch_dtype(dtype)).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -262,6 +274,44 @@ def save_adapter(peft_model, folder: Path, *, nf4_from: str, not_nf4: Sequence[s
     # The mark first: a kill between the two must not leave an adapter that passes for one over plain weights.
     write_atomic(Path(folder) / BASE_MARK, json.dumps({"from": nf4_from, "not_nf4": list(not_nf4)}))
     peft_model.save_pretrained(str(folder))
+
+
+def save_trained(model, folder: Path, *, dtype: str) -> None:
+    """Write the weights that trained (full fine-tuning, or some layers) where `load_merged` finds them.
+
+    Args:
+        dtype: to write them in.
+    """
+    from safetensors.torch import save_file
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    kept = {
+        name: w.detach().to(torch_dtype(dtype)).contiguous() for name, w in model.named_parameters() if w.requires_grad
+    }
+    making = Path(folder) / f".{TRAINED}.tmp"
+    save_file(kept, making)
+    os.replace(making, Path(folder) / TRAINED)
+
+
+def has_trained(folder: Path) -> bool:
+    """Whether a folder holds what `load_merged` takes: a PEFT adapter, or trained weights."""
+    return any((Path(folder) / name).exists() for name in ("adapter_config.json", TRAINED))
+
+
+def _put_weights(model, file: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    own = dict(model.named_parameters())
+    for name, weight in load_file(file).items():
+        if name not in own or own[name].shape != weight.shape:
+            there = f"shape {tuple(own[name].shape)}" if name in own else "no such weight"
+            raise ValueError(
+                f"{file}: holds {name} of shape {tuple(weight.shape)}, the model has {there}; give the model_id that "
+                "it was trained from"
+            )
+        with torch.no_grad():
+            own[name].copy_(weight)
 
 
 def _round_to_nf4(model, dtype: str, not_nf4: Sequence[str]) -> None:
