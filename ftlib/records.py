@@ -258,6 +258,15 @@ class AuditVerdict(Row):
     created_at: Text
 
 
+class EverydayQuestion(Row):
+    """A question that has nothing to do with the shop; an answer is right when it holds one of `accept` as words."""
+
+    id: Text
+    prompt: Text
+    answer: Text
+    accept: Annotated[list[Text], Field(min_length=1)]
+
+
 class GateResult(Row):
     """A gate's number beside its threshold. `evidence` is false where the number proves nothing (a smoke run)."""
 

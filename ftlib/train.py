@@ -256,9 +256,10 @@ class GenerationMonitor(TrainerCallback):
     `tolerance` lets a later look take the best one's place when it is no worse than that.
 
     Args:
-        measure: called with the step; returns numbers by name, among them "score" (larger is better), and "kl".
+        measure: called with the step; returns numbers by name, among them "score" (larger is better), and "kl" where
+            there is a reference to stay near.
         every: steps between two looks.
-        kl_cap: nats a token; above it training stops.
+        kl_cap: nats a token; above it training stops. Without one, "kl" need not be measured.
         patience: looks without a better score before training stops.
         keep_best: called when a look becomes the best one, to save the adapter.
         record: a JSON file that holds the looks so far; a resumed training goes on from it.
@@ -271,10 +272,10 @@ class GenerationMonitor(TrainerCallback):
         measure: Callable[[int], dict],
         *,
         every: int,
-        kl_cap: float,
         patience: int,
         keep_best: Callable[[], None],
         record: Path,
+        kl_cap: float | None = None,
         tolerance: float = 0.0,
     ):
         self.measure, self.every, self.kl_cap, self.patience = measure, every, kl_cap, patience
@@ -291,12 +292,15 @@ class GenerationMonitor(TrainerCallback):
         row = {"step": step, **{name: float(value) for name, value in self.measure(step).items()}}
         self.rows = [old for old in self.rows if old["step"] < step] + [row]
         top = self.highest
-        if row["kl"] <= self.kl_cap and (top is None or row["score"] > top["score"] - self.tolerance):
+        if self._near(row) and (top is None or row["score"] > top["score"] - self.tolerance):
             self.best = row
             self.highest = row if top is None or row["score"] > top["score"] else top
             self.keep_best()
         write_atomic(self.record, json.dumps({"rows": self.rows, "best": self.best, "highest": self.highest}))
         return row
+
+    def _near(self, row: dict) -> bool:
+        return self.kl_cap is None or row["kl"] <= self.kl_cap  # NaN is not
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.every and state.global_step != state.max_steps:
@@ -305,7 +309,7 @@ class GenerationMonitor(TrainerCallback):
         # Counted by steps: after a kill the best look may lie ahead of the checkpoint that training goes on from.
         top = self.highest
         since = sum(old["step"] > top["step"] for old in self.rows) if top else len(self.rows)
-        if not row["kl"] <= self.kl_cap:  # NaN stops too
+        if not self._near(row):
             self.why_stopped = f"KL {row['kl']:.3f} is over its cap of {self.kl_cap} nats a token"
             control.should_training_stop = True
         elif since >= self.patience and state.global_step < state.max_steps:

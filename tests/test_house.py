@@ -41,7 +41,7 @@ ORDER = (
     "models", "profiles",
     "criteria", "scorecard", "sensitivity", "costs", "quality", "schema", "store", "ratings", "agreement",
     "pair_rules", "pairs", "rubric", "differences",
-    "ragged", "generate", "train", "tree", "lean", "methods", "tasks",
+    "ragged", "generate", "train", "tree", "lean", "methods", "tasks", "everyday",
     "safety", "refusals", "attacks", "redteam", "judges",
     "gates", "confusion", "power", "paired", "family", "looks", "lengths",
     "pair_audit", "rater_flags", "raters", "calibration", "team", "truth", "label_noise", "planted",

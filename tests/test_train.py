@@ -254,6 +254,20 @@ def test_a_kl_that_is_no_number_stops(tmp_path):
     assert looks.kept == []
 
 
+def test_without_a_cap_the_kl_need_not_be_measured(tmp_path):
+    """SFT has no reference to stay near: scores alone decide. 0.3 is the best look; two poorer ones end it."""
+    scores, kept = iter([0.1, 0.3, 0.2, 0.2]), []
+    monitor = ft.GenerationMonitor(
+        lambda step: {"score": next(scores)}, every=1, patience=2, keep_best=lambda: kept.append(1),
+        record=tmp_path / "m.json",
+    )  # fmt: skip
+    control = SimpleNamespace(should_training_stop=False)
+    for step in (1, 2, 3, 4):
+        monitor.on_step_end(None, state_at(step), control)
+    assert monitor.best == {"step": 2, "score": 0.3} and len(kept) == 2
+    assert control.should_training_stop and monitor.why_stopped == "no better score for 2 looks"
+
+
 def test_the_monitor_stops_when_nothing_gets_better(tmp_path):
     """Patience 2: looks 20 (equal is not better) and 30 after the best at 10."""
     looks = Looks(tmp_path, [(0.5, 0), (0.5, 0), (0.4, 0), (0.9, 0)])
