@@ -14,7 +14,6 @@ import numpy as np
 
 from ftlib.generate import chat_ids
 from ftlib.records import EverydayQuestion
-from ftlib.train import token_logprobs
 
 BATCH = 8  # questions in one forward pass
 
@@ -38,6 +37,8 @@ def chats(questions: Sequence[EverydayQuestion]) -> list[list[dict[str, str]]]:
 def answer_logprobs(model, tokenizer, questions: Sequence[EverydayQuestion]) -> np.ndarray:
     """Mean log-prob a token of each question's written answer and its stop token, in nats; shape (questions,)."""
     import torch
+
+    from ftlib.train import token_logprobs
 
     ends = [tokenizer(q.answer + tokenizer.eos_token, add_special_tokens=False).input_ids for q in questions]
     rows = list(zip(chat_ids(tokenizer, chats(questions)), ends, strict=True))
