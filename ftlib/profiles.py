@@ -27,7 +27,7 @@ class Profile:
     sft_epochs: float = 1.0
     train_batch: int = 8  # rows a forward pass
     accumulate: int = 1  # forward passes an optimiser step
-    preference_prompts: int = 10400  # prompts that get two answers to rate, a third of each sort as far as they last
+    preference_prompts: int = 10600  # prompts that get two answers to rate, a third of each sort as far as they last
     dpo_pairs: int = 0
     dpo_epochs: float = 1.0
     validate_prompts: int = 0  # prompts of each kind
