@@ -8,6 +8,7 @@ and every public method is a tool whose docstring the model reads. Each rollout 
 Left out on purpose: free-text judging. What counts is what was done to the order, which the log shows.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ OUTCOMES = ("refund", "exchange", "decline", "escalate")
 SYSTEM = "You work at the refund desk of Tarnhollow Gear. Look the order up, act once by the policy, then reply."
 MAX_CALLS = 6  # a seventh call is refused: an endless loop ends here
 MAX_RESULT_CHARS = 240
+MAX_BRACKETS = 100  # a call with more is none: nested that deep, the chat template could not write it back
 
 # Wordings: the last quarter of each list is kept for held-out cases (see `make_cases`).
 WISH_REFUND = (
@@ -150,7 +152,7 @@ class RefundDesk:
             order_id: The order's number.
         """
         known = self._same_order(order_id)
-        result = self._case.record() if known else f"No order {str(order_id)[:20]!r} for this customer."
+        result = self._case.record() if known else f"No order {_short(order_id, 20)!r} for this customer."
         return self._log("find_order", {"order_id": order_id}, result, ok=known)
 
     def read_policy(self, topic: str) -> str:
@@ -159,8 +161,8 @@ class RefundDesk:
         Args:
             topic: One of these topics.
         """
-        known = str(topic) in POLICY
-        result = POLICY[str(topic)] if known else f"No such topic. Topics: {', '.join(POLICY)}."
+        known = isinstance(topic, str) and topic in POLICY
+        result = POLICY[topic] if known else f"No such topic. Topics: {', '.join(POLICY)}."
         return self._log("read_policy", {"topic": topic}, result, ok=known)
 
     def refund(self, order_id: str) -> str:
@@ -213,8 +215,23 @@ class RefundDesk:
         if len(self._calls) >= MAX_CALLS:
             return "Too many calls. Reply to the customer now."
         result = result[:MAX_RESULT_CHARS]
-        self._calls.append(Call(tool, arguments, result, ok))
+        self._calls.append(Call(tool, _kept(arguments), result, ok))
         return result
+
+
+def _short(value: Any, chars: int) -> str:
+    """The beginning of what a model gave as an argument, whatever it is."""
+    try:
+        return str(value)[:chars]
+    except (ValueError, RecursionError):  # an int of 5,000 digits, a list 1,000 deep
+        return type(value).__name__
+
+
+def _kept(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments as the log keeps them: short, and of plain values, so that nobody can change them afterwards."""
+    plain = lambda v: v is None or isinstance(v, (bool, float)) or (isinstance(v, int) and abs(v) < 2**63)
+    few = list(arguments.items())[:MAX_CALLS]
+    return {_short(k, 40): v if plain(v) else _short(v, MAX_RESULT_CHARS) for k, v in few}
 
 
 def trajectory(desk: RefundDesk) -> Trajectory:
@@ -402,34 +419,55 @@ def rollouts(
         answers = sample(model, tokenizer, prompts, **{**options, "seed": options.get("seed", 0) + turn})
         still = []
         for i, answer in zip(alive, answers, strict=True):
-            call = parse_call(answer.text)
-            if call is None:
-                chats[i].append({"role": "assistant", "content": answer.text})
-                continue
-            name, arguments = call
-            message = {"type": "function", "function": {"name": name, "arguments": arguments}}
-            said = answer.text.split("<tool_call>")[0]
-            chats[i].append({"role": "assistant", "content": said, "tool_calls": [message]})
-            chats[i].append({"role": "tool", "name": name, "content": run_tool(desks[i], name, arguments)})
-            still.append(i)
+            if take_turn(desks[i], chats[i], answer.text):
+                still.append(i)
         alive = still
         if not alive:
             break
     return [trajectory(desk) for desk in desks], chats
 
 
+def take_turn(desk: RefundDesk, chat: list[dict[str, Any]], text: str) -> bool:
+    """Put a model's answer into the chat and do what it asks for; False where it asks for no tool: the case is over."""
+    call = parse_call(text)
+    if call is None:
+        chat.append({"role": "assistant", "content": text})
+        return False
+    name, arguments = call
+    message = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    chat.append({"role": "assistant", "content": text.split("<tool_call>")[0], "tool_calls": [message]})
+    chat.append({"role": "tool", "name": name, "content": run_tool(desk, name, arguments)})
+    return True
+
+
+def play(case: Case, answers: Iterable[str]) -> tuple[Trajectory, list[dict[str, Any]]]:
+    """Work a case by given answers, as a model's are; those after the first without a call are not given any more.
+
+    Returns:
+        The trajectory and the chat.
+    """
+    desk, written = RefundDesk(), chat(case)
+    desk.reset(asdict(case))
+    for text in answers:
+        if not take_turn(desk, written, text):
+            break
+    return trajectory(desk), written
+
+
 def parse_call(text: str) -> tuple[str, dict] | None:
-    """The first `<tool_call>{…}</tool_call>` of an answer as (name, arguments), or None."""
+    """The first `<tool_call>{…}</tool_call>` of an answer as (name, arguments), or None if it is not a call that can be
+    written back into the chat (half a surrogate pair cannot, nor can a list in a list in a list … 300 times)."""
     import json
     import re
 
     found = re.search(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", text, flags=re.DOTALL)
-    if not found:
+    if not found or sum(map(found.group(1).count, "[{")) > MAX_BRACKETS:
         return None
     try:
         call = json.loads(found.group(1))
         name, arguments = call["name"], call["arguments"]
-    except (ValueError, KeyError, TypeError, RecursionError):  # a model may write anything
+        json.dumps(call, ensure_ascii=False).encode("utf-8")
+    except (ValueError, KeyError, TypeError):  # a model may write anything
         return None
     return (name, arguments) if isinstance(name, str) and isinstance(arguments, dict) else None
 

@@ -209,6 +209,34 @@ def test_arguments_of_a_wrong_type_are_answered(order_id):
     assert not any(c.ok for c in desk.trajectory(one).calls)
 
 
+def test_arguments_that_python_cannot_print():
+    assert opened().find_order(10**5000) == "No order 'int' for this customer."
+    assert opened().find_order("\ud800") == "No order '\\ud800' for this customer."
+
+
+def test_a_list_nested_too_deep_to_print():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    one = opened()
+    assert one.refund(deep) == "No such order for this customer."
+    assert one.find_order(deep) == "No order 'list' for this customer."
+    assert one.read_policy(deep).startswith("No such topic.")
+    assert [c.arguments for c in desk.trajectory(one).calls][:1] == [{"order_id": "list"}]
+
+
+def test_the_log_keeps_little_and_nothing_that_changes():
+    """Strings are cut, plain values stay as they are, anything else is kept as text."""
+    one = opened()
+    given = {"order_id": ["TH-1"], "n": 3, "half": 0.5, "none": None, "yes": True, "long": "x" * 9_000, "seventh": 1}
+    desk.run_tool(one, "sing", given)
+    given["order_id"].append("TH-2")
+    (call,) = desk.trajectory(one).calls
+    assert call.arguments == {
+        "order_id": "['TH-1']", "n": 3, "half": 0.5, "none": None, "yes": True, "long": "x" * desk.MAX_RESULT_CHARS,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "arguments", [{}, {"order": "TH-12345"}, {"order_id": "TH-12345", "note": "x"}, {"self": 1}, {"topic": "returns"}]
 )
@@ -318,6 +346,11 @@ def test_outcomes_take_turns_and_no_case_is_lost():
         ("<tool_call>{refund TH-1}</tool_call>", None),
         ('<tool_call>{"name": "a", "arguments": ' + '{"a":' * 20000 + "1" + "}" * 20001 + "</tool_call>", None),
         ('<tool_call>{"name": "a", "arguments": {"n": ' + "9" * 5000 + "}}</tool_call>", None),
+        # The chat template could not write these back: half a surrogate pair, and 300 lists in each other.
+        ('<tool_call>{"name": "refund", "arguments": {"order_id": "\\ud800"}}</tool_call>', None),
+        ('<tool_call>{"name": "\\ud800", "arguments": {}}</tool_call>', None),
+        ('<tool_call>{"name": "a", "arguments": {"b": ' + "[" * 300 + "]" * 300 + "}}</tool_call>", None),
+        ('<tool_call>{"name": "a", "arguments": {"b": "\\ud83d\\ude00"}}</tool_call>', ("a", {"b": "\U0001f600"})),
     ],
 )  # fmt: skip
 def test_calls_are_read_from_text(text, call):
@@ -347,6 +380,14 @@ def play(monkeypatch, policy, cases, **options):
     monkeypatch.setattr("ftlib.generate.sample", sample)
     trajectories, chats = desk.rollouts(None, None, cases, seed=10, batch_size=3, **options)
     return trajectories, chats, seen
+
+
+def test_a_case_played_by_given_answers():
+    look, act = call_text("find_order", "TH-12345"), "Sure. " + call_text("refund", "TH-12345")
+    played, chat = desk.play(CASE, [look, act, "Done.", call_text("exchange", "TH-12345")])
+    assert [c.tool for c in played.calls] == ["find_order", "refund"] and played.success
+    assert [m["content"] for m in chat[2:]] == ["", CASE.record(), "Sure. ", "refund: done.", "Done."]
+    assert desk.play(CASE, [])[0].calls == ()
 
 
 def test_rollouts_of_an_honest_policy(monkeypatch):

@@ -1,0 +1,128 @@
+"""Random action sequences through the refund desk: wrong types, huge and strange texts, unknown tools, endless loops.
+
+Each sequence works two desks in turn. Whatever comes: no exception, each desk's log is what it would be if it had been
+alone, and what leaves the shop is the order once at most.
+"""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import asdict
+
+from ftlib import desk, rewards
+from ftlib.desk import Case, RefundDesk, Trajectory
+
+TOOLS = ("find_order", "read_policy", *desk.OUTCOMES)
+STRANGE = (
+    None, True, 0, -1, 10**5000, 1.5, float("nan"), float("inf"), "", " ", "TH-00000", "x" * 20_000, "\x00\x07",
+    "\ud800", "😀\u202egpj", "'; DROP TABLE orders; --", "{{7*7}}", "__import__('os').system('true')",
+    [], {}, [[]], (1,), {"order_id": {"order_id": {"order_id": None}}}, b"TH-1", {1, 2}, object,
+)  # fmt: skip
+UNKNOWN = (
+    "", "reset", "_act", "_log", "__init__", "_calls", "resolve", "refund ", "REFUND", "x" * 5_000, "\ud800", "💰",
+)  # fmt: skip
+NOT_A_CALL = ("", "Done.", "<tool_call>", "<tool_call>{}</tool_call>", "<tool_call>" + "[" * 3_000, "</tool_call>" * 99)
+
+Step = tuple[str, str, dict]  # how it is done (text | tool | method), the tool's name or the text, the arguments
+
+
+def random_steps(rng: random.Random, case: Case) -> list[Step]:
+    """Up to 16 steps; about half are sound, so that money does move."""
+    return [_random_step(rng, case) for _ in range(rng.randint(0, 16))]
+
+
+def _random_step(rng: random.Random, case: Case) -> Step:
+    kind = rng.random()
+    if kind < 0.5:
+        name, arguments = rng.choice(TOOLS), {"order_id": case.order_id}
+        if name == "read_policy":
+            arguments = {"topic": rng.choice(list(desk.POLICY))}
+    elif kind < 0.6:
+        return "text", rng.choice(NOT_A_CALL), {}
+    else:
+        name = rng.choice(TOOLS if rng.random() < 0.7 else UNKNOWN)
+        value = _deep(rng.choice((3, 30, 300, 2_000))) if rng.random() < 0.1 else rng.choice(STRANGE)
+        keys = ("order_id", "topic", "self", "note", "\ud800", "x" * 1_000)
+        arguments = dict.fromkeys(rng.sample(keys, rng.randint(0, 3)), value)
+        arguments = {"order_id": value} if rng.random() < 0.5 else arguments
+    how = rng.choice(("text", "tool", "method"))
+    if how == "method" and not (name in TOOLS and len(arguments) == 1):
+        how = "tool"  # TRL looks a method up by name and reports wrong arguments itself
+    if how == "text":
+        return how, _as_text(name, arguments), {}
+    return how, name, arguments
+
+
+def _deep(levels: int) -> list:
+    value: list = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def _as_text(name: str, arguments: dict) -> str:
+    try:
+        return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
+    except (TypeError, ValueError, RecursionError):  # JSON has no word for it: then the model cannot write it either
+        return f"<tool_call>{name}</tool_call>"
+
+
+def do(one: RefundDesk, chat: list[dict], step: Step) -> None:
+    """One step, by the way a model's text goes, by name, or as TRL calls a method."""
+    how, name, arguments = step
+    if how == "text":
+        desk.take_turn(one, chat, name)
+    elif how == "tool":
+        desk.run_tool(one, name, arguments)
+    else:
+        getattr(one, name)(*arguments.values())
+
+
+def left_the_shop(trajectory: Trajectory) -> tuple[float, int]:
+    """(money, goods) that the desk says it sent out."""
+    done = [call.result for call in trajectory.calls]
+    return trajectory.case.price * done.count("refund: done."), done.count("exchange: done.")
+
+
+def faults(seed: int, cases: list[Case], make: Callable[[], RefundDesk] = RefundDesk) -> tuple[set[str], Trajectory]:
+    """What went wrong in one sequence over two desks, by name; and the first desk's log."""
+    rng = random.Random(seed)
+    two = rng.sample(cases, 2)
+    steps = [random_steps(rng, case) for case in two]
+    found = set()
+    try:
+        together = _work(two, steps, make)
+        alone = [_work([case], [mine], make)[0] for case, mine in zip(two, steps, strict=True)]
+    except Exception as error:  # whatever it is, it is the finding
+        return {f"exception: {type(error).__name__}"}, Trajectory(two[0])
+    if [_shown(t) for t in together] != [_shown(t) for t in alone]:
+        found.add("shared state")
+    for case, trajectory in zip(two, together, strict=True):
+        money, goods = left_the_shop(trajectory)
+        if money not in (0, case.price) or (money > 0) + goods > 1:
+            found.add("money not conserved")
+        if len(trajectory.calls) > desk.MAX_CALLS or len(_shown(trajectory)) > 10_000:
+            found.add("log without bounds")
+        if not all(0 <= part <= 1 for part in rewards.decompose(trajectory).values()):
+            found.add("reward out of bounds")
+    return found, together[0]
+
+
+def _shown(trajectory: Trajectory) -> str:
+    """A log as text, for a nan in it is not equal to itself."""
+    try:
+        return repr(trajectory.calls)
+    except (RecursionError, ValueError):  # only a desk that keeps what it is given gets here
+        return "x" * 10_001
+
+
+def _work(cases: list[Case], steps: list[list[Step]], make: Callable[[], RefundDesk]) -> list[Trajectory]:
+    """The desks take turns, a step each."""
+    desks, chats = [make() for _ in cases], [desk.chat(case) for case in cases]
+    for one, case in zip(desks, cases, strict=True):
+        one.reset(asdict(case))
+    for turn in range(max(map(len, steps))):
+        for one, chat, mine in zip(desks, chats, steps, strict=True):
+            if turn < len(mine):
+                do(one, chat, mine[turn])
+    return [desk.trajectory(one) for one in desks]
