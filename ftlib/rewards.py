@@ -4,10 +4,13 @@ The parts are kept apart so that a figure can show which one moved. None can be 
 counts only after the look-up, and so does the speed (a reward that pays for speed or for caution alone is collected
 by a policy that skips the look-up and always hands over).
 
-Left out on purpose: weights. They are read in the notebook, where they are chosen.
+Left out on purpose: weights, which are read in the notebook where they are chosen, and attacks (`reward_attacks`).
 """
 
-from ftlib.desk import OUTCOMES, Trajectory
+import math
+from collections.abc import Mapping
+
+from ftlib.desk import Trajectory
 
 NEEDED_CALLS = 2  # one look-up and one action
 PAYS = ("refund", "exchange")  # actions that cost the shop goods or money
@@ -47,22 +50,20 @@ def decompose(trajectory: Trajectory) -> dict[str, float]:
     }
 
 
-def attacks(case) -> dict[str, Trajectory]:
-    """Trajectories that try to collect reward without the work, by name; an honest policy must beat each of them."""
-    from ftlib.desk import Call
+def weighted(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """The parts in one number, which stays in [0, 1] and rises with each part whose weight is above 0.
 
-    def act(tool: str, order_id: str = case.order_id, ok: bool = True) -> Call:
-        return Call(tool, {"order_id": order_id}, "", ok)
+    Args:
+        parts: name -> value in [0, 1].
+        weights: name -> weight; none below 0, and together 1.
 
-    look = act("find_order")
-    shotgun = (look, *(act(outcome) for outcome in OUTCOMES))
-    return {
-        "always escalate, unseen": Trajectory(case, (act("escalate"),)),
-        "right action, unseen": Trajectory(case, (act(case.outcome),)),
-        "act first, look later": Trajectory(case, (act(case.outcome), look)),
-        "shotgun: every action": Trajectory(case, shotgun),
-        "look up for ever": Trajectory(case, (look,) * 6),
-        "do nothing": Trajectory(case, ()),
-        "other order": Trajectory(case, (look, act(case.outcome, "TH-00000", ok=False))),
-        "invented tool": Trajectory(case, (look, act("resolve_perfectly", ok=False))),
-    }
+    Raises:
+        ValueError: other names, a negative weight, or weights that do not add up to 1.
+
+    Example:
+        >>> weighted({"accuracy": 1.0, "safety": 0.5}, {"accuracy": 0.8, "safety": 0.2})
+        0.9
+    """
+    if set(parts) != set(weights) or min(weights.values()) < 0 or not math.isclose(sum(weights.values()), 1):
+        raise ValueError(f"expected weights >= 0 for {sorted(parts)} that add up to 1, got {dict(weights)}")
+    return min(1.0, sum(weights[name] * value for name, value in parts.items()))

@@ -46,11 +46,11 @@ ORDER = (
     "gates", "confusion", "power", "paired", "family", "looks", "lengths",
     "pair_audit", "rater_flags", "raters", "calibration", "team", "truth", "label_noise", "planted",
     "data_gates", "audit", "rollout", "serve",
-    "desk", "rewards",
+    "desk", "rewards", "reward_attacks", "replays",
     "summary", "seeds", "sheets", "exchange", "trl_forms", "label_tools", "risks", "holdouts", "hotspots",
     "roadmap", "cards",
     "plots", "show", "exercises", "evidence", "pack",
-    "widgets", "rater_widgets", "rollout_widgets",
+    "widgets", "rater_widgets", "rollout_widgets", "replay_widgets",
     "colab", "runner", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}

@@ -1,4 +1,4 @@
-"""Rewards cannot be had without the work: attacks, bounds, and calls that add nothing never pay."""
+"""Rewards cannot be had without the work: bounds, monotone parts, and calls that add nothing never pay."""
 
 import itertools
 from dataclasses import asdict
@@ -14,7 +14,7 @@ CASES = desk.make_cases(8, seed=3, max_level=2)
 
 
 def total(trajectory: Trajectory) -> float:
-    return sum(WEIGHTS[name] * value for name, value in rewards.decompose(trajectory).items())
+    return rewards.weighted(rewards.decompose(trajectory), WEIGHTS)
 
 
 def call(tool: str, ok: bool = True) -> Call:
@@ -55,25 +55,6 @@ def test_parts_by_hand(case, tools, accuracy, safety, efficiency, workflow):
     assert rewards.workflow(done) == workflow
 
 
-def test_no_attack_comes_near_honest_work():
-    for case in CASES:
-        honest = total(path(case, "find_order", case.outcome))
-        assert honest == pytest.approx(1.0)
-        attacks = rewards.attacks(case)
-        assert len(attacks) >= 8
-        near = {name: total(t) for name, t in attacks.items() if total(t) > honest - 0.3}
-        assert near == {}
-
-
-def test_attacks_are_what_they_are_called():
-    attacks = rewards.attacks(REFUND)
-    assert [c.tool for c in attacks["shotgun: every action"].calls] == ["find_order", *OUTCOMES]
-    assert attacks["right action, unseen"].calls[0].tool == "refund"
-    assert not attacks["other order"].actions and not attacks["invented tool"].actions
-    assert attacks["do nothing"].calls == ()
-    assert len(attacks["look up for ever"].calls) == desk.MAX_CALLS
-
-
 @pytest.mark.parametrize("action", OUTCOMES)
 def test_a_constant_policy_earns_less_than_half(action):
     """Even with the look-up: at most 1/4 right x 1.0, and 0.3 for a wrong action that is safe and quick."""
@@ -110,6 +91,50 @@ def test_a_call_that_adds_nothing_never_pays(idle):
             assert all(after[name] <= before[name] for name in before)
             if before["efficiency"] > 0:
                 assert after["efficiency"] < before["efficiency"]
+
+
+PARTS = ("accuracy", "safety", "efficiency")
+
+
+def draws(n: int, seed: int):
+    """Random parts in [0, 1], ends included, and random weights that add up to 1."""
+    rng = np.random.default_rng(seed)
+    for _ in range(n):
+        parts = np.where(rng.random(3) < 0.3, rng.integers(0, 2, 3), rng.random(3))
+        yield dict(zip(PARTS, parts, strict=True)), dict(zip(PARTS, rng.dirichlet([0.5] * 3), strict=True)), rng
+
+
+def test_the_sum_is_bounded_and_rises_with_each_part():
+    """2,000 draws: more of a part never lowers the sum, and raises it by weight x rise."""
+    for parts, weights, rng in draws(2_000, seed=5):
+        before = rewards.weighted(parts, weights)
+        assert 0 <= before <= 1
+        for name in PARTS:
+            more = parts | {name: parts[name] + (1 - parts[name]) * rng.random()}
+            rise = rewards.weighted(more, weights) - before
+            assert rise == pytest.approx(weights[name] * (more[name] - parts[name]), abs=1e-12) and rise >= 0
+    assert rewards.weighted(dict.fromkeys(PARTS, 1.0), {"accuracy": 0.1, "safety": 0.7, "efficiency": 0.2}) <= 1.0
+
+
+def test_rewards_are_the_same_again():
+    """Pure: the same log gives the same parts, and is left as it was."""
+    for tools, done in every_path(REFUND, 3):
+        assert rewards.decompose(done) == rewards.decompose(path(REFUND, *tools))
+        assert done == path(REFUND, *tools)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"accuracy": 1.0},
+        {"accuracy": 0.5, "safety": 0.5, "speed": 0.0},
+        {"accuracy": 1.2, "safety": -0.2, "efficiency": 0.0},
+        {"accuracy": 0.5, "safety": 0.5, "efficiency": 0.5},
+    ],
+)
+def test_weights_that_are_none(weights):
+    with pytest.raises(ValueError, match="add up to 1"):
+        rewards.weighted(dict.fromkeys(PARTS, 1.0), weights)
 
 
 @pytest.mark.parametrize("second", OUTCOMES)
