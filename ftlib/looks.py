@@ -38,9 +38,34 @@ def evidence(scores: ArrayLike, *, null: float = 0.5) -> np.ndarray:
         raise ValueError(f"expected a list of finite scores and a null inside (0, 1), got {scores_N.shape} and {null}")
     if scores_N.min() < 0 or scores_N.max() > 1:
         raise ValueError(f"expected scores within [0, 1], got {scores_N.min():g}..{scores_N.max():g}; 1 is a win")
-    stakes_S1 = np.array(STAKES)[:, None]
-    growth_SN = np.log1p(stakes_S1 * (scores_N[None, :] - null) / null)
-    return np.exp(np.cumsum(growth_SN, axis=1)).mean(axis=0)
+    return np.exp(np.cumsum(log_growth(scores_N, null), axis=1)).mean(axis=0)
+
+
+def log_growth(scores_N: np.ndarray, null: float) -> np.ndarray:
+    """What each comparison does to each stake: log of its growth, shape (stakes, N)."""
+    return np.log1p(np.array(STAKES)[:, None] * (scores_N[None, :] - null) / null)
+
+
+def mean_above(scores: ArrayLike, *, alpha: float = 0.05) -> float:
+    """The greatest mean that the scores rule out from below at level alpha: a lower bound of the mean, 0 at least.
+
+    It makes no assumption on the scores but that they lie in [0, 1] and have one mean (arXiv 2010.09686, section 4).
+
+    Raises:
+        ValueError: as `evidence`; or an alpha not inside (0, 1).
+
+    Example:
+        >>> round(mean_above([1.0] * 100), 2), mean_above([0.0] * 100)
+        (0.96, 0.0)
+    """
+    if not 0 < alpha < 1:
+        raise ValueError(f"expected alpha inside (0, 1), got {alpha}")
+    low, high = 0.0, 1.0
+    for _ in range(40):  # evidence falls as the null rises, so halving finds where it crosses 1 / alpha
+        middle = (low + high) / 2
+        shown = evidence(scores, null=middle).max() >= 1 / alpha
+        low, high = (middle, high) if shown else (low, middle)
+    return low if low > 1e-9 else 0.0
 
 
 def first_shown(scores: ArrayLike, *, null: float = 0.5, alpha: float = 0.05) -> int | None:
