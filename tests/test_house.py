@@ -46,7 +46,7 @@ ORDER = (
     "gates", "confusion", "power", "paired", "family", "looks", "lengths",
     "pair_audit", "rater_flags", "raters", "calibration", "team", "truth", "label_noise", "planted",
     "data_gates", "audit", "rollout", "serve",
-    "desk", "rewards", "reward_attacks", "replays", "offline", "hacking",
+    "desk", "rewards", "reward_attacks", "replays", "offline", "hacking", "environments",
     "summary", "seeds", "sheets", "exchange", "trl_forms", "label_tools", "risks", "holdouts", "hotspots",
     "roadmap", "cards",
     "plots", "show", "exercises", "evidence", "pack",

@@ -1,0 +1,141 @@
+"""Environments of your own for RFT: what TRL expects of one, a check of it, and a second one in twenty lines.
+
+TRL (1.16, `environment_factory`) makes one instance a rollout with `factory()`, calls `reset(**row)` before each case,
+appends what it returns to the customer's message (None: nothing), offers every other public method as a tool, and asks
+`get_reward()`, where there is one, at the end. The template:
+
+    class MyDesk:
+        def reset(self, case: dict, **_):            # every column of the row comes by name
+            self._case, self._done = case, []        # all state is the instance's; names with _ are no tools
+
+        def look_up(self, number: str) -> str:
+            \"\"\"Show an order.
+
+            Args:
+                number: The order's number.
+            \"\"\"
+            self._done.append(("look_up", number))
+            return "…"                               # an error is a text too: a tool never raises
+
+        def get_reward(self) -> float:               # or a reward function over `environments`, as in notebook 06
+            return float(self._done == [("look_up", self._case["number"])])
+
+    faults_of(MyDesk, {"case": {"number": "TH-1"}})  # [] when it keeps to all of this
+
+`Puzzle` below is a working one over any tasks with a verifier. Those of the package reasoning_gym fit as they are:
+`partial(Puzzle, reasoning_gym.create_dataset("chain_sum", size=100, seed=17))` is a factory.
+
+Left out on purpose: reasoning_gym itself (it brings eleven packages along), and environments that live on a server.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Tasks(Protocol):
+    """Questions with a verifier; reasoning_gym's datasets are such."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> dict[str, Any]: ...  # with "question"
+    def score_answer(self, answer: str | None, entry: dict[str, Any]) -> float: ...  # in [0, 1]
+
+
+class Puzzle:
+    """One question, one answer, scored by the tasks' own verifier.
+
+    Rows for it: {"prompt": [{"role": "user", "content": ""}], "index": 3}; TRL puts the question into the prompt.
+    """
+
+    def __init__(self, tasks: Tasks):
+        self._tasks = tasks
+
+    def reset(self, index: int = 0, **_: Any) -> str:
+        self._entry, self._given = self._tasks[index], []
+        return self._entry["question"]
+
+    def answer(self, text: str) -> str:
+        """Give the answer. Only the first one counts.
+
+        Args:
+            text: The answer and nothing else.
+        """
+        self._given.append(str(text)[:200])
+        return "Taken." if len(self._given) == 1 else "An answer was given already."
+
+    def get_reward(self) -> float:
+        return float(self._tasks.score_answer(self._given[0], self._entry)) if self._given else 0.0
+
+
+class Totals:
+    """Tasks that need no package: what an order comes to.
+
+    Args:
+        size: tasks.
+        seed: of the numbers.
+    """
+
+    def __init__(self, size: int, *, seed: int):
+        self._rows = np.random.default_rng(seed).integers(1, 50, size=(size, 3)).tolist()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        tent, mats, mat = self._rows[index]
+        question = f"A tent costs {tent} and {mats} mats cost {mat} each. What is the total?"
+        return {"question": question, "answer": str(tent + mats * mat)}
+
+    def score_answer(self, answer: str | None, entry: dict[str, Any]) -> float:
+        return float(answer is not None and answer.strip() == entry["answer"])
+
+
+def tools_of(environment: Any) -> list[Callable]:
+    """The tools that TRL finds on an environment, in its order."""
+    members = inspect.getmembers(type(environment), predicate=inspect.isfunction)  # on the class, as TRL does
+    names = [name for name, _ in members if name not in ("reset", "get_reward") and not name.startswith("_")]
+    return [getattr(environment, name) for name in names]
+
+
+def faults_of(factory: Callable[[], Any], row: Mapping[str, Any]) -> list[str]:
+    """What TRL, or a model with odd arguments, would trip over in an environment; [] if nothing was found.
+
+    Args:
+        factory: as `environment_factory` takes it.
+        row: of the training set; its columns go to `reset`.
+    """
+    from transformers.utils import get_json_schema
+
+    one, other = factory(), factory()
+    if not callable(getattr(one, "reset", None)):
+        return ["no method reset"]
+    faults = []
+    for environment in (one, other):
+        if not isinstance(environment.reset(**row), (str, type(None))):
+            faults.append("reset returns neither a text nor None")
+    before = repr(vars(other))
+    tools = tools_of(one)
+    if not tools:
+        faults.append("no public method, so no tool")
+    for tool in tools:
+        try:
+            parameters = get_json_schema(tool)["function"]["parameters"]["properties"]
+        except Exception as error:  # transformers has its own kinds; each says what the docstring lacks
+            faults.append(f"{tool.__name__}: no schema ({error})")
+            continue
+        for odd in ("", None, -1, [], {"a": 1}, "x" * 10_000):
+            try:
+                answered = tool(**dict.fromkeys(parameters, odd))
+            except Exception as error:  # whatever a tool raises is the finding
+                faults.append(f"{tool.__name__}({str(odd)[:10]!r}) raises {type(error).__name__}")
+                break
+            if not isinstance(answered, str):
+                faults.append(f"{tool.__name__} returns {type(answered).__name__}, not a text")
+                break
+    if repr(vars(other)) != before:
+        faults.append("two instances share state")
+    if hasattr(one, "get_reward") and not 0 <= one.get_reward() <= 1:
+        faults.append("get_reward is outside [0, 1]")
+    return faults
