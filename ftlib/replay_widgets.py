@@ -37,7 +37,7 @@ class ReplayWidget(W.VBox):
         self.only.observe(lambda change: self._do(lambda: replay.filter(change["new"])), "value")
         self.case.observe(lambda change: change["new"] is None or self._do(lambda: replay.open(change["new"])), "value")
         for side in (self.left, self.right):
-            side.observe(lambda _: self._do(self._compare), "value")
+            side.observe(lambda _: self._do(self._show_policies), "value")
         row = W.HBox(list(self.buttons.values()), layout=W.Layout(flex_flow="row wrap"))
         super().__init__([W.HBox([self.left, self.right]), self.only, self.case, row, self._page])
         self._quiet = False
@@ -48,7 +48,7 @@ class ReplayWidget(W.VBox):
             change()
             self._draw()
 
-    def _compare(self) -> None:
+    def _show_policies(self) -> None:
         self.replay.compare(self.left.value, *([self.right.value] if self.right.value != NONE else []))
         self.replay.filter(self.replay.only)
 

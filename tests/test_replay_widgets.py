@@ -1,7 +1,9 @@
 """The viewer of rollouts: its state by hand, and the buttons in the kernel; hostile texts stay inert."""
 
+import inspect
 from dataclasses import replace
 
+import ipywidgets as W
 import pytest
 from hostile import HOSTILE
 from test_widgets import parsed
@@ -121,6 +123,15 @@ def test_buttons_step_and_the_parts_follow():
     assert view.buttons["Next"].disabled and "It is done." in shown(view)
     view.buttons["Start"].click()
     assert view.replay.step == 0
+
+
+def test_it_shows_itself_and_overrides_nothing_of_a_box():
+    """JupyterLab asks a widget for its text form too; a name of our own that hides one of the box breaks that."""
+    view = replay_widget(made())
+    assert repr(view).startswith("ReplayWidget(")
+    methods = {name for name, value in vars(type(view)).items() if inspect.isfunction(value)} - {"__init__"}
+    fields = set(vars(view)) - set(vars(W.VBox()))
+    assert methods and fields and {name for name in methods | fields if hasattr(W.VBox, name)} == set()
 
 
 def test_filter_and_policies_from_the_menus():
