@@ -1,8 +1,10 @@
 """What holds for all tests, and the databases that the ratings store is tested on."""
 
+import os
 import signal
 from uuid import uuid4
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -11,6 +13,25 @@ from benchmarks.cases import postgres
 # A shell that starts `make test &` makes it ignore Ctrl-C, and so would every program that a test starts and stops.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Two test processes share the cores: each has its part, or torch's threads wait for those of the other (OpenMP spins).
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    _share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(_share))
+
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    """Two where they fit (a process that trains holds 5 GB), else none: then the tests run in this process."""
+    room = psutil.virtual_memory().available / 2**30
+    return 2 if (os.cpu_count() or 1) > 1 and room >= 12 else 0
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """The long files first, so that neither process ends with one of them alone."""
+    items.sort(
+        key=lambda item: 0 if item.get_closest_marker("chain") else 1 if item.get_closest_marker("result") else 2
+    )
 
 
 @pytest.fixture(scope="session")

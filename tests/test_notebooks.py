@@ -5,8 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ftlib.evidence import verify_run
@@ -26,24 +28,33 @@ def environment(runs: Path) -> dict:
 def chain(tmp_path_factory) -> Path:
     """A finished smoke run of all notebooks, made by the command that users type."""
     runs = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "-m", "ftlib", "run", "--profile", "smoke", "--seed", "3"]
-    done = subprocess.run(command, cwd=runs, env=environment(runs), capture_output=True, text=True, check=False)
+    play = [sys.executable, "-m", "ftlib", "run", "--profile", "smoke", "--seed", "3"]
+    done = subprocess.run(play, cwd=runs, env=environment(runs), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return next(path for path in runs.iterdir() if (path / "run.json").is_file())
 
 
+def command(name: str, out: Path, *parameters: str) -> list[str]:
+    notebook = str(ROOT / "notebooks" / f"{name}.ipynb")
+    return [sys.executable, "-m", "papermill", notebook, str(out), "--no-progress-bar", *parameters]
+
+
 def papermill(name: str, out: Path, runs: Path, *parameters: str, cwd: Path) -> subprocess.CompletedProcess:
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        str(ROOT / "notebooks" / f"{name}.ipynb"),
-        str(out),
-        "--no-progress-bar",
-    ]
-    return subprocess.run(
-        [*command, *parameters], cwd=cwd, env=environment(runs), capture_output=True, text=True, check=False
-    )
+    given = {"cwd": cwd, "env": environment(runs), "capture_output": True, "text": True}
+    return subprocess.run(command(name, out, *parameters), **given, check=False)
+
+
+def kill_when_there(file: Path, name: str, out: Path, runs: Path, *parameters: str, cwd: Path) -> None:
+    """Start a notebook, and `kill -9` it with its kernel as soon as it has written `file`."""
+    with subprocess.Popen(command(name, out, *parameters), cwd=cwd, env=environment(runs)) as started:
+        until = time.monotonic() + 600
+        while not file.exists():
+            assert started.poll() is None and time.monotonic() < until, f"{name} ended without {file.name}"
+            time.sleep(0.2)
+        family = [psutil.Process(started.pid), *psutil.Process(started.pid).children(recursive=True)]
+        for process in family:
+            process.kill()
+        psutil.wait_procs(family, timeout=30)
 
 
 def test_the_chain_completes_and_reports(chain):
@@ -69,9 +80,9 @@ def test_the_chain_completes_and_reports(chain):
 
 def test_a_second_start_has_nothing_left_to_do(chain):
     before = {name: (chain / f"{name}.ipynb").stat().st_mtime_ns for name in NAMES}
-    command = [sys.executable, "-m", "ftlib", "run", "--profile", "smoke", "--run", chain.name, "--seed", "3"]
+    play = [sys.executable, "-m", "ftlib", "run", "--profile", "smoke", "--run", chain.name, "--seed", "3"]
     runs = chain.parent
-    done = subprocess.run(command, cwd=runs, env=environment(runs), capture_output=True, text=True, check=False)
+    done = subprocess.run(play, cwd=runs, env=environment(runs), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert {name: (chain / f"{name}.ipynb").stat().st_mtime_ns for name in NAMES} == before
 
@@ -83,19 +94,27 @@ def test_each_notebook_alone(name, chain, tmp_path):
     shutil.copytree(chain, copy, ignore=shutil.ignore_patterns("checkpoints", "*.ipynb"))
     shutil.rmtree(copy / "artifacts" / STAGE[name])
     given = ["-p", "profile", "smoke", "-p", "headless", "True", "-p", "seed", "3", "-r", "run_dir", str(copy)]
+    stage = copy / "artifacts" / STAGE[name]
+    kept = None
+    if name == "06_rft":  # killed once, after its warm start and before its GRPO
+        kill_when_there(
+            stage / "checkpoints" / "warm_done.json", name, tmp_path / "killed.ipynb", copy.parent, *given, cwd=tmp_path
+        )
+        assert not (stage / "COMPLETE").exists()
+        kept = (stage / "warm_adapter" / "adapter_model.safetensors").stat().st_mtime_ns
     done = papermill(name, tmp_path / "out.ipynb", tmp_path / "runs", *given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (copy / "artifacts" / STAGE[name] / "COMPLETE").is_file()
+    assert (stage / "COMPLETE").is_file()
+    if kept:
+        assert (stage / "warm_adapter" / "adapter_model.safetensors").stat().st_mtime_ns == kept, "it was trained again"
 
 
 def test_the_deep_notebooks_over_a_finished_run(chain, tmp_path):
     """`make deep`: each reads the run, completes, and leaves a run that still verifies."""
     copy = tmp_path / "runs" / chain.name
     shutil.copytree(chain, copy, ignore=shutil.ignore_patterns("checkpoints"))
-    command = [sys.executable, "-m", "ftlib", "run", "--run", chain.name, "--deep"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment(copy.parent), capture_output=True, text=True, check=False
-    )
+    play = [sys.executable, "-m", "ftlib", "run", "--run", chain.name, "--deep"]
+    done = subprocess.run(play, cwd=tmp_path, env=environment(copy.parent), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for name in DEEP:
         assert (stage_path(copy, name) / "COMPLETE").is_file()
