@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from ftlib.files import read_json
 from ftlib.ledger import read_ledger
 from ftlib.lineage import read_events, versions
 from ftlib.summary import load_summary
@@ -18,6 +19,7 @@ from ftlib.summary import load_summary
 # file -> what in it is held out. The red-team and production files hold their test split beside the others.
 EVALUATION_FILES = {
     "data/sft/test.jsonl": "test rows of the SFT tasks",
+    "data/sft/validation.jsonl": "sealed rows of the SFT task; each opening is in the ledger too",
     "data/prompts/redteam.jsonl": "held-out clusters (split test), beside train and validation",
     "data/prompts/production.jsonl": "held-out clusters (split test), beside train and validation",
     "data/preferences/gold.jsonl": "hidden gold items that check raters, beside those that train them",
@@ -78,9 +80,17 @@ def public_gap(run_path: str | Path) -> list[dict]:
             lacking = [name for name, one in zip(names, (public, hidden), strict=True) if not (one and one["ci95"])]
             row["note"] = f"not measured: {' and '.join(lacking)} missing in this run"
         rows.append(row)
-    rows.append({"score": "intent accuracy of SFT", "public": None, "hidden": None, "gap": None, "ci95": None,
-                 "n": None, "note": "not measured: 02 keeps no score of its validation rows"})  # fmt: skip
-    return rows
+    return [*rows, _sealed_gap(Path(run_path))]
+
+
+def _sealed_gap(run_path: Path) -> dict:
+    """What 05 measured on the sealed rows, from its `sealed.json`."""
+    row = {"score": "intent accuracy of DPO", "public": None, "hidden": None, "gap": None, "ci95": None, "n": None}
+    path = run_path / "artifacts" / "validation" / "sealed.json"
+    if not path.is_file():
+        return row | {"note": "not measured: 05 has opened no sealed rows in this run"}
+    found = read_json(path)
+    return row | {key: found[key] for key in ("public", "hidden", "gap", "ci95", "n")} | {"note": found["opening"]}
 
 
 def difference_of_two(

@@ -1,7 +1,8 @@
 """The ledger of gates: append-only, each line carries the sha256 of the line before, so that edits show.
 
-A line is a gate's measurement or a waiver ({"kind": "gate" | "waiver", …}). summary.json keeps the number of lines
-and the last hash, so that lines cut off at the end show too.
+A line is a gate's measurement, a waiver, or a fact that verdicts rest on: a file sealed, a sealed file opened, an
+approval ({"kind": "gate" | "waiver" | "seal" | "opened" | "approval", …}). summary.json keeps the number of lines and
+the last hash, so that lines cut off at the end show too.
 
 Left out on purpose: signatures. Who can rewrite both files can forge both; keep a copy of the last hash elsewhere.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from ftlib.files import append_line, mend_tail, read_json, to_json, utc_now, whole_lines
 
 FIRST_PREV = "0" * 64  # what the first line points back to
+FACTS = ("seal", "opened", "approval")  # lines that are no verdicts
 
 
 def append_entry(path: Path, record: Mapping[str, object]) -> None:
@@ -70,7 +72,7 @@ def states_of(lines: list[dict]) -> list[dict]:
         if line["kind"] == "gate":
             states.pop(key, None)  # a new measurement goes to the end, and needs a waiver of its own
             states[key] = dict(line)
-        elif key in states:
+        elif line["kind"] == "waiver" and key in states:
             states[key]["waived"] = line["reason"]
     return list(states.values())
 

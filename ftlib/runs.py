@@ -39,7 +39,7 @@ from ftlib.files import (
     utc_now,
     write_atomic,
 )
-from ftlib.ledger import FIRST_PREV, append_entry, blocks, gate_states, read_ledger, states_of, verify_ledger
+from ftlib.ledger import FACTS, FIRST_PREV, append_entry, blocks, gate_states, read_ledger, states_of, verify_ledger
 from ftlib.lineage import anchor, new_event_id, run_event
 from ftlib.machine import check_room, peak_rss_mb
 from ftlib.parameters import check_injected, kernel_cells
@@ -298,6 +298,16 @@ class Run:
             result = result.model_copy(update={"evidence": False})
         self._ledger({"kind": "gate"} | result.model_dump(mode="json"))
         return result
+
+    def fact(self, kind: str, id: str, **values: object) -> None:
+        """Write a line to the ledger that is no verdict: a file sealed, a sealed file opened, an approval.
+
+        Raises:
+            ValueError: an unknown kind.
+        """
+        if kind not in FACTS:
+            raise ValueError(f"fact {id!r}: kind is {kind!r}; expected one of {', '.join(FACTS)}")
+        self._ledger({"kind": kind, "id": id, "notebook": self.notebook, **values})
 
     def finish(self) -> Path:
         """Close the stage: manifest, lineage, summary, and last of all the COMPLETE marker.

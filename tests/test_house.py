@@ -47,7 +47,7 @@ ORDER = (
     "pair_audit", "rater_flags", "raters", "calibration", "team", "truth", "label_noise", "planted",
     "data_gates", "audit", "rollout", "serve",
     "desk", "rewards", "reward_attacks", "replays", "offline", "hacking", "environments",
-    "summary", "seeds", "sheets", "exchange", "trl_forms", "label_tools", "risks", "holdouts", "hotspots",
+    "summary", "seeds", "sheets", "exchange", "trl_forms", "label_tools", "risks", "holdouts", "sealed", "hotspots",
     "roadmap", "cards",
     "plots", "show", "exercises", "evidence", "pack",
     "widgets", "rater_widgets", "rollout_widgets", "replay_widgets",
