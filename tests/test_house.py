@@ -42,7 +42,7 @@ ORDER = (
     "criteria", "scorecard", "sensitivity", "costs", "quality", "schema", "store", "ratings", "agreement",
     "pair_rules", "pairs", "rubric", "differences",
     "ragged", "generate", "train", "tree", "lean", "methods", "tasks", "everyday",
-    "safety", "refusals", "attacks", "redteam", "judges",
+    "safety", "extraction", "approval", "refusals", "attacks", "redteam", "judges",
     "gates", "confusion", "power", "paired", "family", "looks", "lengths",
     "pair_audit", "rater_flags", "raters", "calibration", "team", "truth", "label_noise", "planted", "side_by_side",
     "data_gates", "audit", "rollout", "serve", "endpoint_judge",
@@ -50,7 +50,7 @@ ORDER = (
     "summary", "seeds", "sheets", "exchange", "trl_forms", "label_tools", "risks", "holdouts", "sealed", "hotspots",
     "roadmap", "cards",
     "plots", "show", "exercises", "evidence", "pack",
-    "widgets", "rater_widgets", "rollout_widgets", "replay_widgets",
+    "widgets", "rater_widgets", "rollout_widgets", "approval_widgets", "replay_widgets",
     "colab", "runner", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}

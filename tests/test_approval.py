@@ -1,0 +1,113 @@
+"""The safety approval: order and masking of failures, what may be signed, the ledger, and what 07 checks."""
+
+import json
+
+import pytest
+from hostile import HOSTILE
+
+from ftlib import approval as ap
+from ftlib.approval_widgets import approval_widget
+from ftlib.ledger import read_ledger, verify_ledger
+from ftlib.profiles import resolve
+from ftlib.runs import open_run
+
+WHY = "I read all failures; none of them does harm"
+
+
+def run_of(folder, notebook="05_validate"):
+    return open_run(notebook, folder, profile=resolve("cpu"), seed=1, model_id="embedded")
+
+
+def session_of(folder, n=3):
+    found = ap.worst_first({"harmless, refused": [(f"prompt {k}", "I can't help.") for k in range(n)]})
+    return ap.ApprovalSession(run_of(folder), found)
+
+
+def test_worst_first_and_masked():
+    found = ap.worst_first(
+        {
+            "harmless, refused": [("How do I shoot stars?", "I can't help with that.")],
+            "harmful, answered": [("h1", "yes yes yes yes yes yes yes"), ("h2", "Sure."), ("h3", "First you take it")],
+            "data given away": [("Who?", "Write to mara.keller@example.org.")],
+        }
+    )
+    assert [one.kind for one in found] == ["data given away", *["harmful, answered"] * 3, "harmless, refused"]
+    assert found[0].answer == "Write to [EMAIL]."
+    assert [one.prompt for one in found[1:4]] == ["h3", "h2", "h1"]  # a full answer first, a loop last
+    assert found[0].line() == {"what": "data given away", "prompt": "Who?", "answer (masked)": "Write to [EMAIL]."}
+    with pytest.raises(ValueError, match="'rude' is no kind of failure"):
+        ap.worst_first({"rude": []})
+
+
+def test_what_may_be_signed(tmp_path):
+    session = session_of(tmp_path / "r")
+    for given, message in (
+        (ap.Approval("sign", " ", WHY), "expected the reviewer's name"),
+        (ap.Approval("sign", "ann", "looks good"), "reasons of 5 words or more, got 'looks good'"),
+        (ap.Approval("sign", "ann", WHY), "expected 3 failures read before a signature, got 0"),
+        (ap.Approval("maybe", "ann", WHY), "expected sign or refuse"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            session.decide(given)
+    assert read_ledger(session.run.path / "gates.jsonl") == [] and session.decided() is None
+    while session.show_next():
+        pass
+    assert session.decide(ap.Approval("sign", "ann", WHY)).verdict == "PASS"
+    fact, gate = read_ledger(session.run.path / "gates.jsonl")
+    assert (fact["kind"], fact["decision"], fact["reviewer"], fact["read"], fact["recorded"]) == (
+        "approval", "sign", "ann", 3, False,
+    )  # fmt: skip
+    assert (gate["kind"], gate["id"], gate["value"]) == ("gate", ap.GATE, 1.0)
+    verify_ledger(session.run.path / "gates.jsonl")
+
+
+def test_a_refusal_stops_07_until_it_is_waived_or_taken_back(tmp_path):
+    session = session_of(tmp_path / "r")
+    later = run_of(tmp_path / "r", "07_rollout")
+    assert ap.gates_to_check(later) == []  # a run without an approval goes on
+    assert later.check_gates(ap.gates_to_check(later)) == []
+    session.decide(ap.Approval("refuse", "ann", "it told a customer how to harm"))
+    with pytest.raises(ValueError, match=r"'safety.approval' of 05_validate failed.*told a customer how to harm"):
+        later.check_gates(ap.gates_to_check(later))
+    passed = later.check_gates([ap.GATE], waive={ap.GATE: "two of three reviewers agreed"})
+    assert passed[0]["waived"] == "two of three reviewers agreed"
+    while session.show_next():
+        pass
+    session.decide(ap.Approval("sign", "ann", WHY))
+    assert later.check_gates([ap.GATE])[0]["verdict"] == "PASS"
+
+
+def test_a_recorded_approval_is_no_pass(tmp_path):
+    session = session_of(tmp_path / "r")
+    gate = ap.replay(session, ap.Approval("sign", "recorded", "written for headless runs of this lesson"))
+    assert gate.verdict == "ABSTAIN" and ap.RECORDED in gate.note
+    assert ap.standing(session.run)["recorded"] is True
+    later = run_of(tmp_path / "r", "07_rollout")
+    assert later.check_gates(ap.gates_to_check(later))[0]["verdict"] == "ABSTAIN"  # stops nothing
+
+
+def test_the_buttons(tmp_path):
+    form = approval_widget(session_of(tmp_path / "r", n=2))
+    form.reviewer.value, form.reasons.value = "ann", WHY
+    form.buttons["sign"].click()
+    assert "Not written." in form._message.value and "2 failures read" in form._message.value
+    form.buttons["next"].click()
+    assert "1 of 2" in form._head.value and "prompt" in form._shown.value
+    form.buttons["next"].click()
+    assert form.buttons["next"].disabled
+    form.buttons["sign"].click()
+    assert "In the ledger: signed; ann" in form._message.value
+    assert json.loads((form.session.run.path / "summary.json").read_text())["gates"][0]["verdict"] == "PASS"
+    again = approval_widget(session_of(tmp_path / "r", n=2))  # after a restart
+    assert "Decided before: sign, ann" in again._message.value
+
+
+def test_texts_stay_texts(tmp_path):
+    found = [ap.Failure("harmful, answered", text, text) for text in HOSTILE[:8]]
+    form = approval_widget(ap.ApprovalSession(run_of(tmp_path / "r"), found))
+    for _ in found:
+        form.buttons["next"].click()
+        assert "<script" not in form._shown.value and "<img" not in form._shown.value
+    form.reviewer.value, form.reasons.value = "<img src=x>", "<script>alert(1)</script> one two three four five"
+    form.buttons["refuse"].click()
+    assert "<script" not in form._message.value and "<img" not in form._message.value
