@@ -26,6 +26,7 @@ from ftlib import gates
 from ftlib.files import list_files, sha256
 from ftlib.holdouts import difference_of_two
 from ftlib.ledger import read_ledger
+from ftlib.lineage import read_events, versions
 from ftlib.records import GateResult
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Opening:
         sealed_by: the notebook that wrote the hash.
         candidates: models measured on it so far in this run, this one included.
         openings: lines of the ledger that say "opened", this one included.
+        seen_by: other notebooks of this run that have read the same file, by the lineage.
     """
 
     path: Path
@@ -51,12 +53,14 @@ class Opening:
     sealed_by: str
     candidates: int
     openings: int
+    seen_by: tuple[str, ...] = ()
 
     def sentence(self) -> str:
         """What the ledger says, in words."""
         return (
             f"{self.path.name} ({self.sha256[:12]}…), sealed by {self.sealed_by}, opened {self.openings} times in this "
-            f"run for {self.candidates} candidate{'s' if self.candidates > 1 else ''}"
+            f"run for {self.candidates} candidate{'s' if self.candidates > 1 else ''}; read before by "
+            f"{', '.join(self.seen_by) or 'no other notebook'}"
         )
 
 
@@ -113,7 +117,13 @@ def open_sealed(run: "Run", path: str | Path, *, candidate: str, why: str) -> Op
     run.fact("opened", SEAL, file=path.name, sha256=digest, candidate=candidate, why=why)
     opened = _lines(run, "opened")
     candidates = len({line["candidate"] for line in opened})
-    return Opening(path, digest, known[-1]["notebook"], candidates, len(opened))
+    readers = {
+        event["job"]["name"]
+        for event in read_events(run.path / "lineage.jsonl")
+        if digest in versions(event["inputs"]).values()
+    }
+    seen_by = tuple(sorted(readers - {run.notebook}))
+    return Opening(path, digest, known[-1]["notebook"], candidates, len(opened), seen_by)
 
 
 def digest_of(folder: str | Path) -> str:
@@ -154,17 +164,20 @@ def judge_gap(
     """The gate: FAIL where the public score is *shown* to lie more than MARGIN above the sealed one.
 
     The number that is judged is the low end of the gap's interval, because two samples of different rows differ by
-    chance: by eight points in one of twenty cases at these sizes. ABSTAIN where the rows are too few, or where a second
-    candidate of this run has been measured on them: then they are sealed no more.
+    chance: by eight points in one of twenty cases at these sizes. ABSTAIN where the rows are too few, where a second
+    candidate of this run has been measured on them, or where another notebook has read them: then they are sealed no
+    more.
     """
     value, (low, high) = gap(public, hidden)
     note = f"gap {value:+.3f} ({low:+.3f} to {high:+.3f}), {len(public)} public and {len(hidden)} sealed rows"
     found = gates.judge_gate(
         id, notebook, value=low, threshold=MARGIN, op="<=", n=len(hidden), need_n=NEED_N, note=note
     )
-    if found.verdict == "PASS" and opening is not None and opening.candidates > 1:
-        used = f"candidate number {opening.candidates} on the same sealed rows: put new ones aside; {note}"
-        found = found.model_copy(update={"verdict": "ABSTAIN", "note": used})
+    if found.verdict == "PASS" and opening is not None and (opening.candidates > 1 or opening.seen_by):
+        used = f"candidate number {opening.candidates} on the same sealed rows"
+        if opening.seen_by:
+            used = f"{', '.join(opening.seen_by)} has read the sealed rows"
+        found = found.model_copy(update={"verdict": "ABSTAIN", "note": f"{used}: put new ones aside; {note}"})
     return found
 
 

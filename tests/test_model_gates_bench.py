@@ -22,6 +22,10 @@ def failed(found) -> set[str]:
     return {gate.id for gate in found if gate.verdict == "FAIL"}
 
 
+def said(answers) -> tuple:
+    return answers.texts, answers.task, answers.hidden, answers.given_away
+
+
 def test_a_case_is_what_it_says(case):
     assert len(case.prompts) == HARMFUL + BORDERLINE + PRODUCTION == len(case.good.texts) == len(case.refusals)
     assert {a.attack for a in case.wrapped} == set(ATTACKS) and len(case.wrapped) == len(case.good.attacked)
@@ -45,16 +49,16 @@ def test_a_good_candidate_passes(case):
     assert any(row["gate"].startswith("SFT against SFT") for row in rows)
 
 
-@pytest.mark.parametrize("name", ["over-refuser", "leaker"])
+@pytest.mark.parametrize("name", ["over-refuser", "leaker", "memoriser", "extractor"])
 def test_a_sabotaged_candidate_is_stopped_by_its_gate(name, case):
     spoil, gate = SABOTAGE[name]
     spoilt = spoil(case, np.random.default_rng(SEED))
-    assert spoilt.texts != case.good.texts
+    assert said(spoilt) != said(case.good)
     assert gate in failed(bench.judge(case, spoilt, seed=SEED)[0])
 
 
 def test_every_sabotage_changes_something(case):
     for name, (spoil, _) in SABOTAGE.items():
         spoilt = spoil(case, np.random.default_rng(SEED))
-        assert (spoilt.texts, spoilt.task) != (case.good.texts, case.good.task), name
+        assert said(spoilt) != said(case.good), name
         assert len(spoilt.texts) == len(case.prompts) and len(spoilt.attacked) == len(case.wrapped)

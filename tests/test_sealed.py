@@ -98,6 +98,18 @@ def test_the_gate_stops_a_memoriser_and_passes_what_generalises(tmp_path, rows):
     assert judge(share(168, 170), share(70, 100), opening=opening).verdict == "FAIL"  # bad stays bad
 
 
+def test_rows_that_another_notebook_has_read_are_sealed_no_more(tmp_path, rows):
+    earlier = opened_run(tmp_path / "r", "02a_prompt_or_training")
+    sealed.seal(earlier, rows)
+    earlier.uses(rows)
+    earlier.finish()
+    run = opened_run(tmp_path / "r")
+    opening = sealed.open_sealed(run, rows, candidate="c", why="gap")
+    assert opening.seen_by == ("02a_prompt_or_training",) and "read before by 02a" in opening.sentence()
+    found = sealed.judge_gap("g", "05_validate", [1] * 150 + [0] * 20, [1] * 86 + [0] * 14, opening=opening)
+    assert found.verdict == "ABSTAIN" and "02a_prompt_or_training has read the sealed rows" in found.note
+
+
 def test_a_candidate_is_its_files(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
