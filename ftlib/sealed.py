@@ -58,8 +58,9 @@ class Opening:
     def sentence(self) -> str:
         """What the ledger says, in words."""
         return (
-            f"{self.path.name} ({self.sha256[:12]}…), sealed by {self.sealed_by}, opened {self.openings} times in this "
-            f"run for {self.candidates} candidate{'s' if self.candidates > 1 else ''}; read before by "
+            f"{self.path.name} ({self.sha256[:12]}…), sealed by {self.sealed_by}, opened {self.openings} time"
+            f"{'s' if self.openings > 1 else ''} in this run for {self.candidates} candidate"
+            f"{'s' if self.candidates > 1 else ''}; read before by "
             f"{', '.join(self.seen_by) or 'no other notebook'}"
         )
 
