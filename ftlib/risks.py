@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, computed_field, field_validator, model_validator
 
+from ftlib.approval import GATE as APPROVAL
 from ftlib.ledger import gate_states
 from ftlib.records import Row, Text
 from ftlib.seeds import other_seeds, spread
@@ -119,7 +120,8 @@ def register(
 def promotion_blockers(risks: Sequence[Risk], *, today: datetime.date, smoke: bool = False) -> list[str]:
     """Why the candidate may not be promoted, one sentence each; none when it may.
 
-    An open high risk blocks. An accepted high risk blocks again from the day on which its acceptance expires.
+    An open high risk blocks. An accepted high risk blocks again from the day on which its acceptance expires. So does a
+    safety approval that was only recorded: no person has read the failures.
     """
     found = (
         ["this is a smoke run: a few steps that prove the wiring, so nothing of it can be promoted"] if smoke else []
@@ -131,6 +133,8 @@ def promotion_blockers(risks: Sequence[Risk], *, today: datetime.date, smoke: bo
             value = "not measured" if risk.value is None else f"{risk.value:.4g}"
             found.append(f"high risk {risk.id!r} ({risk.title}; {value}, needed {risk.threshold}): {why}. "
                          f"What to do: {risk.mitigation}")  # fmt: skip
+        elif risk.status == "open" and risk.source.startswith(f"gate {APPROVAL} of "):
+            found.append(f"risk {risk.id!r}: no person has read the failures and signed. Run 05_validate by hand")
     return found
 
 
@@ -207,6 +211,8 @@ def _over_seeds(run_path) -> tuple[str, float | None]:
 def _gate_risk(state: Mapping, expires: str) -> Risk:
     gate, verdict, waived = state["id"], state["verdict"], state.get("waived", "")
     kind = "data" if any(word in gate for word in _DATA) else "process" if _in(gate, _PROCESS) else "model"
+    # A recorded approval is graded in the middle, as what was not measured is; it blocks a promotion all the same.
+    unread = gate == APPROVAL and verdict == "ABSTAIN"
     said = {"FAIL": "failed", "ABSTAIN": "could not be judged", "PASS": "passed"}[verdict]
     return Risk(
         id=f"{state['notebook'][:2]}-{gate}",
@@ -215,7 +221,7 @@ def _gate_risk(state: Mapping, expires: str) -> Risk:
         measure=f"{gate}, n = {state['n']}",
         value=state["value"],
         threshold=f"{state['op']} {state['threshold']:g}",
-        severity=3 if any(word in gate for word in _SAFETY) else 2,
+        severity=3 if any(word in gate for word in _SAFETY) and not unread else 2,
         likelihood=3 if verdict == "FAIL" else 2,
         owner={"data": "data lead", "model": "model lead", "process": "evaluation lead"}[kind],
         mitigation=state["note"] or f"improve it and run {state['notebook']} again",

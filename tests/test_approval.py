@@ -1,11 +1,13 @@
 """The safety approval: order and masking of failures, what may be signed, the ledger, and what 07 checks."""
 
+import datetime
 import json
 
 import pytest
 from hostile import HOSTILE
 
 from ftlib import approval as ap
+from ftlib import risks
 from ftlib.approval_widgets import approval_widget
 from ftlib.ledger import read_ledger, verify_ledger
 from ftlib.profiles import resolve
@@ -84,6 +86,14 @@ def test_a_recorded_approval_is_no_pass(tmp_path):
     assert ap.standing(session.run)["recorded"] is True
     later = run_of(tmp_path / "r", "07_rollout")
     assert later.check_gates(ap.gates_to_check(later))[0]["verdict"] == "ABSTAIN"  # stops nothing
+    day = datetime.date(2026, 11, 28)
+    (risk,) = [one for one in risks.register(session.run.path, today=day) if ap.GATE in one.id]
+    assert risk.level == "medium"  # a headless run with nothing else wrong stays green,
+    blockers = risks.promotion_blockers([risk], today=day)
+    assert "no person has read the failures" in blockers[0]  # and is not promoted
+    session.decide(ap.Approval("refuse", "ann", "it told a customer how to harm"))
+    (risk,) = [one for one in risks.register(session.run.path, today=day) if ap.GATE in one.id]
+    assert risk.level == "high" and "told a customer" in risks.promotion_blockers([risk], today=day)[0]
 
 
 def test_the_buttons(tmp_path):
