@@ -155,7 +155,7 @@ def _sweep(args: argparse.Namespace, notebooks: Path, screen: Screen) -> int:
     rows = seeds.spread_rows(seeds.spread(begun)) if by_seed else compared_rows(made)
     for line in ["", f"Over {args.sweep}", *text_table(rows)] if rows else []:
         screen.say(line)
-    return next((code for code in (WRONG_USE, FAILED, GATE_FAILED) if code in codes.values()), DONE)
+    return next((code for code in (FAILED, GATE_FAILED) if code in codes.values()), DONE)
 
 
 def _sweep_arguments(args: argparse.Namespace) -> dict[str, argparse.Namespace]:

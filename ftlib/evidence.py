@@ -58,7 +58,7 @@ def build_report(run_path: str | Path) -> Path:
         notes=_notes(run_path, summary),
         metrics=numbers.metric_rows(summary),
         pictures=_interval_pictures(summary["metrics"]),
-        over_seeds=seeds.spread_rows(seeds.spread([run_path, *seeds.other_seeds(run_path)])),
+        over_seeds=seeds.spread_rows(seeds.spread_beside(run_path)),
         gates=numbers.gate_rows(summary),
         figures=figures,
         samples=_samples(run_path),

@@ -14,6 +14,7 @@ from pathlib import Path
 from ftlib.files import read_json
 from ftlib.ledger import read_ledger
 from ftlib.lineage import read_events, versions
+from ftlib.runs import stage_path
 from ftlib.summary import load_summary
 
 # file -> what in it is held out. The red-team and production files hold their test split beside the others.
@@ -86,7 +87,7 @@ def public_gap(run_path: str | Path) -> list[dict]:
 def _sealed_gap(run_path: Path) -> dict:
     """What 05 measured on the sealed rows, from its `sealed.json`."""
     row = {"score": "intent accuracy of DPO", "public": None, "hidden": None, "gap": None, "ci95": None, "n": None}
-    path = run_path / "artifacts" / "validation" / "sealed.json"
+    path = stage_path(run_path, "05_validate") / "sealed.json"
     if not path.is_file():
         return row | {"note": "not measured: 05 has opened no sealed rows in this run"}
     found = read_json(path)

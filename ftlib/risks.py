@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, computed_field, field_validator, mo
 from ftlib.approval import GATE as APPROVAL
 from ftlib.ledger import gate_states
 from ftlib.records import Row, Text
-from ftlib.seeds import other_seeds, spread
+from ftlib.seeds import spread_beside
 from ftlib.sheets import csv_text
 from ftlib.summary import is_smoke, load_summary
 
@@ -199,9 +199,7 @@ def register_csv(risks: Sequence[Risk]) -> str:
 
 def _over_seeds(run_path) -> tuple[str, float | None]:
     """The main metric that differs most over runs with other seeds, in words, and its standard deviation."""
-    rows = [
-        row for row in spread([run_path, *other_seeds(run_path)]) if row["metric"] in _MAIN and row["sd"] is not None
-    ]
+    rows = [row for row in spread_beside(run_path) if row["metric"] in _MAIN and row["sd"] is not None]
     if not rows:
         return "largest standard deviation of a main metric over seeds", None
     worst = max(rows, key=lambda row: row["sd"])

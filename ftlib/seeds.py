@@ -83,6 +83,11 @@ def spread(run_paths: Sequence[str | Path]) -> list[dict]:
     return rows
 
 
+def spread_beside(run_path: str | Path) -> list[dict]:
+    """`spread` of a run and the newest run of each other seed beside it."""
+    return spread([run_path, *other_seeds(run_path)])
+
+
 def spread_rows(rows: Iterable[dict]) -> list[dict[str, str]]:
     """Rows of `spread` as text: one column a seed, then mean and standard deviation."""
     rows = list(rows)

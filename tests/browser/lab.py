@@ -52,6 +52,20 @@ def open_lab(tmp_path: Path, source: str) -> Iterator[str]:
         server.wait(20)
 
 
+@contextlib.contextmanager
+def browser_page() -> Iterator:
+    """A page of 1280 x 900 in headless chromium; it and what is expected of it may take 25 s."""
+    from playwright.sync_api import expect, sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(25_000)
+        expect.set_options(timeout=25_000)
+        yield page
+        browser.close()
+
+
 def _address(server: subprocess.Popen, runtime: Path, log: Path) -> str:
     deadline = time.monotonic() + 40
     while time.monotonic() < deadline:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from hostile import HOSTILE
-from lab import CHROMIUM, FLAGS, open_lab, run_cell
+from lab import CHROMIUM, browser_page, open_lab, run_cell
 
 from ftlib.store import open_store
 
@@ -79,13 +79,9 @@ def restart_kernel(url: str) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_sixty_items_by_mouse_and_by_keys(lab, tmp_path):
     """Thirty votes by mouse, thirty by keys, over thirty hostile texts and thirty plain ones."""
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import expect
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(25_000)
-        expect.set_options(timeout=25_000)
+    with browser_page() as page:
         asked, dialogs = [], []
         page.on("request", lambda request: asked.append(request.url))
         page.on("dialog", lambda dialog: dialogs.append(dialog.type) or dialog.accept())
@@ -171,4 +167,3 @@ def test_sixty_items_by_mouse_and_by_keys(lab, tmp_path):
         assert set(dialogs) <= {"beforeunload"}  # JupyterLab's own, before a reload
         assert [url for url in asked if "127.0.0.1" not in url and "localhost" not in url
                                   and not url.startswith(("data:", "blob:"))] == []  # fmt: skip
-        browser.close()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from hostile import HOSTILE
-from lab import CHROMIUM, FLAGS, open_lab, run_cell
+from lab import CHROMIUM, browser_page, open_lab, run_cell
 
 pytestmark = pytest.mark.browser
 
@@ -26,15 +26,11 @@ replay_widget(Replay({"honest": tuple(zip(*honest)), "echo": tuple(zip(*echo))})
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_step_through_hostile_cases(tmp_path):
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import expect
 
     texts = ["\n".join(text[:200] for text in HOSTILE[start::4]) for start in range(4)]  # few clicks, all of them
     (tmp_path / "texts.json").write_text(json.dumps(texts))
-    with open_lab(tmp_path, CELL.strip()) as url, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(25_000)
-        expect.set_options(timeout=25_000)
+    with open_lab(tmp_path, CELL.strip()) as url, browser_page() as page:
         run_cell(page, url)
         expect(page.get_by_text("line 0 of 5")).to_be_visible()
         for done in range(1, 5):
@@ -48,4 +44,3 @@ def test_step_through_hostile_cases(tmp_path):
             page.get_by_role("button", name="End", exact=True).click()
             expect(page.get_by_text("line 5 of 5")).to_be_visible()
             assert page.evaluate("window.hacked === undefined && !document.title.includes('hacked')"), texts[number]
-        browser.close()

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from lab import CHROMIUM, FLAGS, open_lab, run_cell
+from lab import CHROMIUM, browser_page, open_lab, run_cell
 
 pytestmark = pytest.mark.browser
 
@@ -26,14 +26,9 @@ def kept(folder: Path) -> dict:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_answer_sign_reload_go_on(tmp_path):
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import expect
 
-    with open_lab(tmp_path, CELL.strip()) as url, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(25_000)
-        expect.set_options(timeout=25_000)
-
+    with open_lab(tmp_path, CELL.strip()) as url, browser_page() as page:
         run_cell(page, url)
         verdict = page.locator(".jp-OutputArea div[aria-live=polite] p").first
         expect(verdict).to_have_text("SFT → DPO → RFT")
@@ -58,4 +53,3 @@ def test_answer_sign_reload_go_on(tmp_path):
         page.get_by_label("safety class").select_option("low")  # the signature was for other answers
         expect(page.get_by_text("Not signed: date missing.")).to_be_visible()
         assert kept(tmp_path)["sign_off"]["date"] == ""
-        browser.close()
