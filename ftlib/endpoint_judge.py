@@ -195,7 +195,8 @@ def scripted_server(reply: Callable[[str], str | int]) -> Iterator[str]:
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
-    from ftlib.serve import completion, listening
+    from ftlib.engines import listening
+    from ftlib.serve import completion
 
     async def chat(request):
         body = await request.json()

@@ -6,20 +6,16 @@ state of the canary is what the log replayed gives, so a killed router goes on w
 with the same `Idempotency-Key` gets the answer that it missed.
 
 Left out on purpose: streaming (an answer is checked as a whole before anybody sees it), accounts and TLS (put the
-router behind the gateway that has them), and more than one router on a log.
+router behind the gateway that has them), and more than one router on a log. Starting and stopping is `engines`'.
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import json
-import socket
-import subprocess
-import sys
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,19 +61,20 @@ class HttpBackend:
 
 
 class LocalBackend:
-    """A model in this process, as a function from chat messages to text, one call at a time."""
+    """A model in this process, as a function from chat messages to text, one call at a time.
+
+    Each has a thread of its own: a candidate that hangs must not take the threads that the baseline answers in.
+    """
 
     def __init__(self, answer: Callable[[list[dict], int], str], *, model: str):
         self.model = model
-        self._answer, self._one = answer, threading.Lock()
+        self._answer, self._thread = answer, ThreadPoolExecutor(1, thread_name_prefix=model)
 
     async def complete(self, body: Mapping[str, Any]) -> dict:
-        """Run the function in a thread, so that the router goes on meanwhile."""
-        return completion(await asyncio.to_thread(self._locked, body), model=self.model)
-
-    def _locked(self, body: Mapping[str, Any]) -> str:
-        with self._one:
-            return self._answer(list(body["messages"]), int(body.get("max_tokens") or 56))
+        """Run the function in the thread, so that the router goes on meanwhile; who gives up leaves the queue."""
+        given = list(body["messages"]), int(body.get("max_tokens") or 56)
+        text = await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, *given)
+        return completion(text, model=self.model)
 
 
 def completion(text: str, *, model: str) -> dict:
@@ -143,6 +140,7 @@ class Router:
         log: path of the log; an old one is gone on with.
         checks: what to look for in an answer's text.
         timeout_s: how long the candidate may take before the baseline answers.
+        baseline_timeout_s: how long the baseline may take before the request is given up; nobody else can answer it.
         slow_s: above this the event is "slow".
 
     Raises:
@@ -159,13 +157,14 @@ class Router:
         mode: str = CANARY,
         checks: Checks | None = None,
         timeout_s: float = 10.0,
+        baseline_timeout_s: float = 120.0,
         slow_s: float = 5.0,
     ):
         if mode not in (SHADOW, CANARY):
             raise ValueError(f"mode: expected {SHADOW!r} or {CANARY!r}, got {mode!r}")
         self.canary, self.mode, self.checks = Canary(plan), mode, dict(checks or {})
         self.backends = {"baseline": baseline, "candidate": candidate}
-        self.timeout_s, self.slow_s = timeout_s, slow_s
+        self.timeout_s, self.slow_s = {"candidate": timeout_s, "baseline": baseline_timeout_s}, slow_s
         self.log = Log(log)
         self._answers: dict[str, dict] = {}
         self._running: dict[str, asyncio.Task] = {}
@@ -265,7 +264,7 @@ class Router:
         started = time.monotonic()
         reply, events, error = None, [], ""
         try:
-            found = await asyncio.wait_for(self.backends[arm].complete(body), self.timeout_s)
+            found = await asyncio.wait_for(self.backends[arm].complete(body), self.timeout_s[arm])
             text = answer_text(found)
             reply = completion(text, model=arm)
             prompt = str(body["messages"][-1].get("content", ""))
@@ -336,94 +335,3 @@ def _check_body(body: object) -> None:
         raise ValueError('messages: expected a list of {"role", "content"}, got something else')
     if body.get("stream"):
         raise ValueError("stream: expected false; an answer is checked as a whole before it is sent")
-
-
-@contextlib.contextmanager
-def listening(asgi: Any, *, port: int = 0) -> Iterator[str]:
-    """Serve an app from a thread of this process while the block runs; yields its address.
-
-    Raises:
-        RuntimeError: it does not come up, most often because the port is taken.
-    """
-    import uvicorn
-
-    port = port or free_port()
-    server = uvicorn.Server(uvicorn.Config(asgi, host="127.0.0.1", port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        _wait(lambda: server.started, 15, f"nothing listens on port {port}; is it taken?", alive=thread.is_alive)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(timeout=15)
-
-
-@contextlib.contextmanager
-def model_server(
-    model: str | Path, *, engine: str = "transformers", port: int = 0, wait_s: float = 180
-) -> Iterator[str]:
-    """Start `transformers serve` or `vllm serve` on a model folder, and stop it after the block.
-
-    Yields:
-        Its address, up to and with /v1. The model's name there is `str(model)`.
-
-    Raises:
-        ValueError: another engine.
-        RuntimeError: the server ended, or was not up in time; with the end of what it said.
-    """
-    import tempfile
-
-    import httpx
-
-    port = port or free_port()
-    beside = Path(sys.executable).parent
-    commands = {
-        "transformers": [beside / "transformers", "serve", model, "--host", "127.0.0.1", "--port", port],
-        "vllm": [beside / "vllm", "serve", model, "--host", "127.0.0.1", "--port", port],
-    }
-    if engine not in commands:
-        raise ValueError(f"engine: expected one of {sorted(commands)}, got {engine!r}")
-    address = f"http://127.0.0.1:{port}"
-
-    def up() -> bool:
-        try:
-            return httpx.get(f"{address}/health", timeout=2).is_success
-        except httpx.HTTPError:
-            return False
-
-    with tempfile.TemporaryFile("w+") as said:
-        try:
-            process = subprocess.Popen(list(map(str, commands[engine])), stdout=said, stderr=subprocess.STDOUT)
-        except FileNotFoundError:
-            raise RuntimeError(f"{engine} is not installed beside this Python; pip install {engine}") from None
-        try:
-            _wait(up, wait_s, f"{engine} serve did not come up", alive=lambda: process.poll() is None, said=said)
-            yield f"{address}/v1"
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def _wait(
-    ready: Callable[[], bool], seconds: float, message: str, *, alive: Callable[[], bool], said: Any = None
-) -> None:
-    until = time.monotonic() + seconds
-    while not ready():
-        if not alive() or time.monotonic() > until:
-            if said is not None:
-                said.seek(0)
-                message += f": {said.read()[-800:]}"
-            raise RuntimeError(message)
-        time.sleep(0.05)

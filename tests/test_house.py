@@ -46,7 +46,7 @@ ORDER = (
     "gates", "confusion", "power", "paired", "family", "looks", "lengths",
     "pair_audit", "rater_flags", "raters", "calibration", "team", "truth", "label_noise", "simulated_team", "planted",
     "side_by_side",
-    "data_gates", "audit", "rollout", "serve", "endpoint_judge",
+    "data_gates", "audit", "rollout", "engines", "serve", "endpoint_judge",
     "desk", "rewards", "reward_attacks", "replays", "offline", "hacking", "environments",
     "summary", "seeds", "sheets", "exchange", "trl_forms", "label_tools", "risks", "holdouts", "sealed", "hotspots",
     "roadmap", "cards",

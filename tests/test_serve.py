@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,11 +13,13 @@ import httpx
 import openai
 import pytest
 
+from ftlib.engines import free_port, listening
 from ftlib.rollout import Guardrail, Plan
-from ftlib.serve import SHADOW, HttpBackend, LocalBackend, Log, Router, answer_text, app, completion, listening
+from ftlib.serve import SHADOW, HttpBackend, LocalBackend, Log, Router, answer_text, app, completion
 
 ALL = Plan(shares=(0.999999, 1.0), requests=(10_000, 0), guardrails=(Guardrail("failed", 0.0),), salt="t")
 HALF = Plan(shares=(0.5, 1.0), requests=(10_000, 0), guardrails=(Guardrail("failed"), Guardrail("slow")), salt="t")
+MOST = Plan(shares=(0.999999, 1.0), requests=(10_000, 0), guardrails=(Guardrail("failed"),), salt="t")  # never stops
 SAY = [{"role": "user", "content": "Where is my tent?"}]
 
 
@@ -76,8 +79,9 @@ def _crash(_body):
         (Scripted(lambda _body: "<html>"), "ValueError: expected a chat completion"),
         (says("  "), "ValueError: expected a chat completion"),
         (says("caf\ufffd"), "ValueError: expected a chat completion"),
+        (HttpBackend(f"http://127.0.0.1:{free_port()}/v1", "gone"), "ConnectError"),
     ],
-    ids=["crashes", "hangs", "no choices", "no JSON object", "empty", "broken bytes"],
+    ids=["crashes", "hangs", "no choices", "no JSON object", "empty", "broken bytes", "its server is gone"],
 )
 def test_a_bad_candidate_costs_the_user_nothing(tmp_path, candidate, error):
     made = router(tmp_path, candidate, timeout_s=0.3)
@@ -89,6 +93,70 @@ def test_a_bad_candidate_costs_the_user_nothing(tmp_path, candidate, error):
     assert [entry["served"] for entry in answered] == ["baseline", "baseline"]
     assert answered[0]["events"] == ["failed"] and answered[0]["error"].startswith(error)
     assert answered[1]["events"] == []
+
+
+def test_fifty_clients_of_a_candidate_that_crashes_hangs_and_babbles(tmp_path):
+    """Its clients number 0, 4, 8 ... meet a crash, 1 a hang, 2 garbage, 3 a good answer: each still gets one."""
+
+    def badly(body):
+        number = int(body["messages"][0]["content"])
+        return [_crash, lambda _: _hang(), lambda _: {"choices": "?"}, lambda _: completion("new", model="m")][
+            number % 4
+        ](body)
+
+    made = router(tmp_path, Scripted(badly), plan=MOST, timeout_s=2.0)
+
+    def one(number):
+        said = [{"role": "user", "content": str(number)}]
+        reply = client(address).chat.completions.create(model="shop", messages=said, user=f"u{number}")
+        return reply.choices[0].message.content
+
+    with listening(app(made)) as address, ThreadPoolExecutor(50) as pool:
+        got = list(pool.map(one, range(50)))
+    assert got == ["new" if number % 4 == 3 else "base" for number in range(50)]
+    answered = [entry for entry in made.log.read() if entry["kind"] == "answered"]
+    why = [entry["error"].split(":")[0] for entry in answered]
+    assert len(answered) == 50 and {name: why.count(name) for name in why} == {
+        "ConnectionError": 13, "TimeoutError": 13, "ValueError": 12, "": 12,
+    }  # fmt: skip
+    assert made.canary.evidence["failed"].failed == {"baseline": 0, "candidate": 38}
+
+
+def test_a_hung_model_in_this_process_takes_no_thread_of_the_baseline(tmp_path):
+    """30 requests wait for it at once, more than asyncio's own pool has threads."""
+    stop = threading.Event()
+    hung = LocalBackend(lambda *_: "late" if stop.wait(30) else "", model="candidate")
+    base = LocalBackend(lambda *_: "base", model="baseline")
+    made = router(tmp_path, hung, plan=MOST, baseline=base, timeout_s=0.5, baseline_timeout_s=5.0)
+    try:
+        with listening(app(made)) as address, ThreadPoolExecutor(30) as pool:
+            assert list(pool.map(lambda n: ask(address, f"u{n}"), range(30))) == ["base"] * 30
+    finally:
+        stop.set()
+
+
+def test_a_slow_baseline_is_waited_for(tmp_path):
+    """Nobody else can answer: the candidate's limit is not the baseline's."""
+
+    async def late(_body):
+        await asyncio.sleep(0.4)
+        return completion("base", model="m")
+
+    made = router(tmp_path, Scripted(_crash), baseline=Scripted(late), timeout_s=0.1)
+    with listening(app(made)) as address:
+        assert ask(address) == "base"
+
+
+def test_a_candidate_that_hangs_in_shadow_keeps_nobody_waiting(tmp_path):
+    made = router(tmp_path, Scripted(lambda _body: _hang()), mode=SHADOW, timeout_s=1.5)
+    with listening(app(made)) as address:
+        ask(address)
+        (answered,) = [entry for entry in made.log.read() if entry["kind"] == "answered"]
+        assert [entry for entry in made.log.read() if entry["kind"] == "shadowed"] == []  # the user has it already
+        made.drain()
+    (shadowed,) = [entry for entry in made.log.read() if entry["kind"] == "shadowed"]
+    assert (shadowed["id"], shadowed["reply"], shadowed["events"]) == (answered["id"], None, ["failed"])
+    assert shadowed["error"].startswith("TimeoutError")
 
 
 def test_no_model_left_is_said_and_logged(tmp_path):
@@ -209,7 +277,8 @@ def test_a_log_of_another_plan_and_a_broken_log_are_refused(tmp_path):
 SCRIPT = """
 import sys, time
 from ftlib.rollout import Guardrail, Plan
-from ftlib.serve import LocalBackend, Router, app, listening
+from ftlib.engines import listening
+from ftlib.serve import LocalBackend, Router, app
 def slowly(messages, limit):
     time.sleep(0.02)
     return "answer to " + messages[-1]["content"]
@@ -223,8 +292,6 @@ with listening(app(Router(plan, log=sys.argv[1], **models)), port=int(sys.argv[2
 
 def test_a_killed_router_loses_no_request(tmp_path):
     """kill -9 among 40 requests: every client gets its answer after the restart, each key is counted once."""
-    from ftlib.serve import free_port
-
     port, log = free_port(), tmp_path / "log.jsonl"
     start = lambda: subprocess.Popen([sys.executable, "-c", SCRIPT, str(log), str(port)], stdout=subprocess.PIPE)
     first = start()
