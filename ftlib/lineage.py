@@ -198,7 +198,7 @@ def row_origins(
 
 
 def _check_event(event: Mapping) -> None:
-    from openlineage.client import event_v2
+    from openlineage.client import event_v2, facet_v2
 
     needed = {"eventTime", "eventType", "producer", "schemaURL", "run", "job", "inputs", "outputs"}
     _need(set(event) == needed, f"expected the fields {sorted(needed)}, got {sorted(event)}")
@@ -212,10 +212,16 @@ def _check_event(event: Mapping) -> None:
         _need(bool(item["name"]) and bool(item["namespace"]), "a dataset without a name")
         digest = item["facets"]["version"]["datasetVersion"]
         _need(bool(re.fullmatch("[0-9a-f]{64}", digest)), f"{item['name']}: version {digest!r} is no sha256")
-    facets = [*event["run"]["facets"].values(), *event["job"]["facets"].values()]
-    for facet in facets + [facet for _, item in datasets for facet in item["facets"].values()]:
+    kinds = {
+        "jobType": facet_v2.job_type_job.JobTypeJobFacet,
+        "version": facet_v2.dataset_version_dataset.DatasetVersionDatasetFacet,
+    }
+    holders = [event["run"], event["job"], *(item for _, item in datasets)]
+    for name, facet in (pair for holder in holders for pair in holder["facets"].items()):
+        _need(name in kinds, f"facet {name!r}: expected one of {sorted(kinds)}")
         for field in ("_producer", "_schemaURL"):
             _need(bool(re.match(r"(https?://|urn:)\S+$", facet[field])), f"facet with {field} {facet[field]!r}")
+        kinds[name](**{field: value for field, value in facet.items() if not field.startswith("_")})
     event_v2.RunEvent(
         eventType=event_v2.RunState[event["eventType"]],
         eventTime=event["eventTime"],

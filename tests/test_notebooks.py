@@ -10,8 +10,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from lineage_schema import schema_faults
 
 from ftlib.evidence import verify_run
+from ftlib.lineage import read_events
 from ftlib.runs import STAGE, stage_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +76,7 @@ def test_the_chain_completes_and_reports(chain):
     for stage in ("sft", "dpo", "rft"):
         assert (chain / "artifacts" / stage / "adapter" / "adapter_config.json").is_file()
     assert verify_run(chain) == []
+    assert [fault for event in read_events(chain / "lineage.jsonl") for fault in schema_faults(event)] == []
     report = (chain / "report.html").read_text(encoding="utf-8")
     assert "rft.task_success" in report and "smoke" in report
 
