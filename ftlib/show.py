@@ -5,8 +5,31 @@ Left out on purpose: paging and sorting. A table for a reader is short.
 
 import html
 from dataclasses import dataclass
+from urllib.parse import quote
 
 SHORT = 24  # characters; a cell up to this long stays on one line
+
+
+@dataclass(frozen=True)
+class Link:
+    """A table's cell that leads to a cell of a notebook beside this one; JupyterLab scrolls to it.
+
+    Attributes:
+        notebook: its name, e.g. "05_validate"; empty for this notebook.
+        cell_id: the id of the cell, which papermill keeps.
+    """
+
+    notebook: str
+    cell_id: str
+
+    def __str__(self) -> str:
+        return f"{self.notebook}.ipynb" if self.notebook else "this notebook"
+
+    @property
+    def href(self) -> str:
+        """A relative address, whatever the fields hold."""
+        file = f"{quote(self.notebook, safe='')}.ipynb" if self.notebook else ""
+        return f"{file}#cell-id={quote(self.cell_id, safe='')}"
 
 
 @dataclass(frozen=True)
@@ -24,7 +47,7 @@ class Table:
             return f"<p>{html.escape(self.caption) or 'no rows'}</p>"
         columns = self._columns()
         head = "".join(f"<th style='text-align:left'>{html.escape(str(c))}</th>" for c in columns)
-        body = "".join("<tr>" + "".join(_cell(_text(row.get(c))) for c in columns) + "</tr>" for row in self.rows)
+        body = "".join("<tr>" + "".join(_cell(row.get(c)) for c in columns) + "</tr>" for row in self.rows)
         caption = f"<caption style='text-align:left'>{html.escape(self.caption)}</caption>" if self.caption else ""
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -39,11 +62,15 @@ def table(rows: list[dict], caption: str = "") -> Table:
     return Table(list(rows), caption)
 
 
-def _cell(text: str) -> str:
+def _cell(value: object) -> str:
+    text = _text(value)
     # A narrow column would break a short word in two where its neighbours hold long texts.
     wrap = "nowrap" if len(text) <= SHORT and "\n" not in text else "pre-wrap;overflow-wrap:anywhere"
     look = f"text-align:left;vertical-align:top;white-space:{wrap};max-width:420px"
-    return f"<td style='{look}'>{html.escape(text)}</td>"
+    inside = html.escape(text)
+    if isinstance(value, Link):
+        inside = f'<a href="{html.escape(value.href)}">{inside}</a>'
+    return f"<td style='{look}'>{inside}</td>"
 
 
 def _text(value: object) -> str:

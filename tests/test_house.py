@@ -46,7 +46,7 @@ ORDER = (
     "gates", "confusion", "power", "paired", "family", "looks", "lengths",
     "pair_audit", "rater_flags", "raters", "calibration", "team", "truth", "label_noise", "simulated_team", "planted",
     "side_by_side",
-    "data_gates", "audit", "rollout", "engines", "serve", "endpoint_judge",
+    "data_gates", "audit", "rollout", "engines", "serve", "traffic", "endpoint_judge",
     "desk", "rewards", "reward_attacks", "replays", "offline", "hacking", "environments",
     "summary", "seeds", "sheets", "exchange", "trl_forms", "label_tools", "risks", "holdouts", "sealed", "hotspots",
     "roadmap", "cards",
@@ -211,6 +211,23 @@ def test_a_notebook_never_exits(path):
 @each_notebook
 def test_cell_ids_are_unique(path):
     assert max(Counter(cell.get("id") for cell in notebook(path)["cells"]).values()) == 1
+
+
+@each_notebook
+def test_links_to_other_notebooks_lead_to_a_cell_or_a_heading(path):
+    """`Link("05_validate", "c1")` in code, `[text](05_validate.ipynb#The-gate)` in words; "" is this notebook."""
+    text = "\n".join(source(cell) for cell in notebook(path)["cells"])
+    cell_links = re.findall(r'\bLink\("([^"]*)", "([^"]*)"\)', text)
+    assert cell_links or path.stem != "08_govern", "08 links each answer to the cell that made it"
+    for name, cell_id in cell_links:
+        target = path.with_name(f"{name or path.stem}.ipynb")
+        assert cell_id in {cell["id"] for cell in notebook(target)["cells"]}, f"{target.name} has no cell {cell_id}"
+    for name, heading in re.findall(r"\]\(([\w/.]+\.ipynb)(?:#([^)]*))?\)", text):
+        target = path.parent / name
+        assert target.is_file(), f"{path.name} links to {name}, which is not there"
+        words = "\n".join(source(cell) for cell in cells(target, "markdown"))
+        headings = {line.lstrip("# ").replace(" ", "-") for line in words.split("\n") if line.startswith("#")}
+        assert not heading or heading in headings, f"{name} has no heading {heading!r}"
 
 
 CONFIGS = ("SFTConfig", "DPOConfig", "GRPOConfig")

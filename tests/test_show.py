@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-from ftlib.show import table
+from ftlib.show import Link, table
 
 
 class Cells(HTMLParser):
@@ -68,3 +68,15 @@ def test_a_short_word_is_not_broken_by_long_neighbours():
     shown = table([{"task": "summary", "text": "word " * 80}])._repr_html_()
     short, long = shown.split("<td ")[1:]
     assert "white-space:nowrap" in short and "white-space:pre-wrap" in long
+
+
+def test_a_link_leads_to_a_cell_and_stays_on_this_server():
+    shown = table([{"made in": Link("05_validate", "c1")}, {"made in": Link("", "c2")}])
+    html = shown._repr_html_()
+    assert '<a href="05_validate.ipynb#cell-id=c1">05_validate.ipynb</a>' in html
+    assert '<a href="#cell-id=c2">this notebook</a>' in html
+    assert repr(shown) == "made in: 05_validate.ipynb\nmade in: this notebook"
+    for nasty in ("javascript:alert(1)//", "//evil.example/", "https://evil.example/", '"><script>alert(1)</script>'):
+        html = table([{"a": Link(nasty, nasty)}])._repr_html_()
+        href = html.split('href="')[1].split('"')[0]
+        assert not {":", "/", "<"} & set(href) and "<script" not in html
