@@ -394,12 +394,14 @@ def best_constant(cases: list[Case]) -> tuple[str, float]:
 
 
 def rollouts(
-    model, tokenizer, cases: list[Case], *, max_turns: int = MAX_CALLS + 1, **options
+    model, tokenizer, cases: list[Case], *, max_turns: int = MAX_CALLS + 1, turns: list | None = None, **options
 ) -> tuple[list[Trajectory], list[list[dict]]]:
     """Let a model work the cases with tools; sampling options as in `generate.sample`.
 
     Args:
         max_turns: answers of the model a case; one more than the calls it may make shows how it ends.
+        turns: an empty list that takes, for each case, the token ids (prompt, answer) of each turn: what
+            `offline.log_likelihoods` reads.
 
     Returns:
         The trajectory and the chat of each case.
@@ -414,16 +416,20 @@ def rollouts(
         chats.append(chat(case))
     options = {"max_new_tokens": 64, "memory": Memory(), **options}
     alive = list(range(len(cases)))
+    written: list[list] = [[] for _ in cases]
     for turn in range(max_turns):
         prompts = chat_ids(tokenizer, [chats[i] for i in alive], tools=schemas)
         answers = sample(model, tokenizer, prompts, **{**options, "seed": options.get("seed", 0) + turn})
         still = []
-        for i, answer in zip(alive, answers, strict=True):
+        for i, prompt, answer in zip(alive, prompts, answers, strict=True):
+            written[i].append((prompt, answer.token_ids))
             if take_turn(desks[i], chats[i], answer.text):
                 still.append(i)
         alive = still
         if not alive:
             break
+    if turns is not None:
+        turns += written
     return [trajectory(desk) for desk in desks], chats
 
 

@@ -17,7 +17,7 @@ from ftlib import tree
 
 HEAD_ROWS = 128  # positions whose logits are there at a time; a block under 32 MB stays in the heap (`steady_heap`)
 # A head that does more than a product has one of these set; it keeps TRL's way.
-_SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+HEAD_SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
 
 def speed_up(trainer) -> dict[str, int]:
@@ -127,7 +127,7 @@ def _add_adapter():
 
 def _lean_head(model, temperature: float, *, as_tree: bool) -> bool:
     config = model.config.get_text_config()
-    odd = any(getattr(config, name, None) for name in _SCALES) or getattr(config, "num_experts", None)
+    odd = any(getattr(config, name, None) for name in HEAD_SCALES) or getattr(config, "num_experts", None)
     if odd or not hasattr(model, "model"):
         return False
     trl_forward = model.forward

@@ -5,16 +5,21 @@ no model of its value is at hand that one would trust.
 """
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from ftlib.gates import Interval
+from ftlib.gates import Interval, wilson
 from ftlib.looks import mean_above
 
 BAND = (0.2, 0.8)
+ROLLOUTS_A_PASS = 64  # scored together: what they share is read once
+EDGE = 0.25  # logits: a token so near to the last of the top k counts as one of them; two passes in bf16 differ by that
+
+Turns = Sequence[tuple[Sequence[int], Sequence[int]]]  # of one rollout: token ids of each prompt and its answer
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -77,6 +82,7 @@ class OffPolicy:
         lower: one-sided 95 % lower bound that assumes nothing about the weights.
         n: logged rollouts.
         effective_n: rollouts drawn from the target that would say as much, (sum w)^2 / sum w^2 (Kish).
+        mean_weight: 1 but for chance. Far below 1, the target goes where the log has not been.
     """
 
     value: float
@@ -84,6 +90,7 @@ class OffPolicy:
     lower: float
     n: int
     effective_n: float
+    mean_weight: float
 
 
 def off_policy(
@@ -93,7 +100,8 @@ def off_policy(
 
     Each rollout counts w = p(rollout | target) / p(rollout | behaviour). The estimate is sum w r / sum w (Swaminathan
     and Joachims 2015, NeurIPS 28, "self-normalized"); its interval is Student's over the linearised ratio (Owen,
-    Monte Carlo theory, methods and examples, section 9.2), and holds while effective_n is not small. The lower bound is
+    Monte Carlo theory, methods and examples, section 9.2), and holds while effective_n is not small. Where all that
+    counts has one reward it would have no width, so there it is Wilson's for effective_n rollouts. The lower bound is
     conservative: weights are cut at `clip`, which can only lower the mean of w r for r >= 0 (Thomas et al. 2015, AAAI,
     "High-confidence off-policy evaluation"), and that mean is bounded by betting (`looks.mean_above`).
 
@@ -117,13 +125,132 @@ def off_policy(
             "expected finite log-probabilities (the target's may be -inf for some rollouts); score them again"
         )
     w_N = np.exp(t_N - b_N)
-    value = float((w_N * r_N).sum() / w_N.sum())
-    spread = math.sqrt(float((w_N**2 * (r_N - value) ** 2).sum())) / w_N.sum()
+    share_N = np.exp(t_N - b_N - (t_N - b_N).max())  # the same up to a factor, where all weights are near 0 too
+    share_N /= share_N.sum()
+    value = min(1.0, float((share_N * r_N).sum()))
+    spread = math.sqrt(float((share_N**2 * (r_N - value) ** 2).sum()))
     half = float(stats.t.ppf(0.975, r_N.size - 1)) * spread
+    effective_n = max(1.0, 1 / float((share_N**2).sum()))
+    ends = Interval(max(0.0, value - half), min(1.0, value + half))
+    if np.ptp(r_N[share_N > 0]) == 0:
+        ends = wilson(value * effective_n, effective_n)
     return OffPolicy(
         value=value,
-        interval=Interval(max(0.0, value - half), min(1.0, value + half)),
+        interval=ends,
         lower=clip * mean_above(np.minimum(w_N, clip) * r_N / clip),
         n=r_N.size,
-        effective_n=float(w_N.sum() ** 2 / (w_N**2).sum()),
+        effective_n=effective_n,
+        mean_weight=float(w_N.mean()),
     )
+
+
+def log_likelihoods(model, rollouts: Sequence[Turns], *, temperature: float = 1.0, top_k: int = 50) -> np.ndarray:
+    """How likely a model is to write all that was written in each rollout, drawn as `generate.sample` draws it.
+
+    What the desk said is given, so only the model's own tokens count. Rollouts begin alike, so they are read as one
+    tree (`tree`), in one pass for every 64 of them.
+
+    Args:
+        model: a causal LM as it is sampled from; `generate.MergedCopy` has one while an adapter trains.
+        rollouts: turns of each, as `desk.rollouts(turns=…)` collects them.
+        temperature, top_k: as sampled; temperature above 0.
+
+    Returns:
+        Natural logs, shape (N,). -inf: a token is not among the top k, so the model would never write it.
+
+    Raises:
+        ValueError: no rollout, one without a turn, an option out of its range, or a model whose attention or head this
+            room does not know.
+    """
+    from ftlib.lean import HEAD_SCALES
+
+    if not rollouts or not all(rollouts) or temperature <= 0 or top_k < 1:
+        raise ValueError(
+            "expected one or more rollouts with a turn each, temperature > 0 and top_k >= 1, got "
+            f"{[len(turns) for turns in rollouts]} turns, {temperature} and {top_k}"
+        )
+    scaled = [name for name in HEAD_SCALES if getattr(model.config.get_text_config(), name, None)]
+    if scaled:
+        raise ValueError(f"{type(model).__name__} scales its logits ({scaled[0]}): score it with its own forward pass")
+    order = sorted(range(len(rollouts)), key=lambda n: tuple(rollouts[n][0][0]))  # those of one case side by side
+    found = np.empty(len(rollouts))
+    for start in range(0, len(order), ROLLOUTS_A_PASS):
+        part = order[start : start + ROLLOUTS_A_PASS]
+        found[part] = _scored(model, [rollouts[n] for n in part], temperature, top_k)
+    return found
+
+
+def _scored(model, rollouts: Sequence[Turns], temperature: float, top_k: int) -> list[float]:
+    import torch
+
+    from ftlib import tree
+    from ftlib.lean import HEAD_ROWS
+
+    turns = list(dict.fromkeys((tuple(p), tuple(a)) for rollout in rollouts for p, a in rollout if len(a)))
+    # The last token of an answer predicts nothing, so it need not be read.
+    texts = [(*prompt, *answer[:-1]) for prompt, answer in turns]
+    laid = tree.Tree.of_texts(texts, [range(len(p) - 1, len(p) + len(a) - 1) for p, a in turns])
+    targets = torch.tensor([token for _, answer in turns for token in answer], device=model.device)
+    logp = torch.empty(len(targets))
+    with torch.inference_mode(), tree.attention(model):
+        hidden = laid.hidden(model.get_decoder())
+        for start in range(0, len(targets), HEAD_ROWS):
+            rows = slice(start, start + HEAD_ROWS)
+            logits = model.get_output_embeddings()(hidden[rows]).float() / temperature  # (rows, V)
+            kept = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values
+            at_target = logits.gather(-1, targets[rows, None])[:, 0]
+            drawn = at_target - kept.logsumexp(-1)
+            logp[rows] = drawn.masked_fill(at_target < kept[:, -1] - EDGE, -math.inf).cpu()
+    ends = np.cumsum([len(answer) for _, answer in turns])
+    of_turn = dict(zip(turns, (float(part.sum()) for part in np.split(logp.double().numpy(), ends[:-1])), strict=True))
+    return [sum(of_turn[tuple(p), tuple(a)] for p, a in rollout if len(a)) for rollout in rollouts]
+
+
+class RolloutLog:
+    """Rollouts of one policy, kept so that another can be judged by them before it acts.
+
+    Args:
+        cases: id of each rollout's case.
+        rewards: of each, in [0, 1]; e.g. 1 for success.
+        turns: of each (`desk.rollouts(turns=…)`).
+        behaviour_logp: of each, by `log_likelihoods` under the policy that made them.
+
+    Raises:
+        ValueError: lists of several lengths.
+    """
+
+    def __init__(
+        self, cases: Sequence[str], rewards: Sequence[float], turns: Sequence[Turns], behaviour_logp: Sequence[float]
+    ):
+        if len({len(of) for of in (cases, rewards, turns, behaviour_logp)}) != 1:
+            raise ValueError(
+                "expected a case, a reward, turns and a log-likelihood for each rollout, got "
+                f"{len(cases)}, {len(rewards)}, {len(turns)} and {len(behaviour_logp)}"
+            )
+        self.cases, self.rewards, self.turns = list(cases), list(rewards), list(turns)
+        self.behaviour_logp = [float(value) for value in behaviour_logp]
+
+    def ask(self, model, cases: Iterable[str], **options) -> dict[int, float]:
+        """Number of each logged rollout on these cases -> how likely the model is to write it.
+
+        Args:
+            options: as `log_likelihoods` takes them.
+        """
+        wanted = set(cases)
+        rows = [n for n, case in enumerate(self.cases) if case in wanted]
+        if not rows:
+            return {}
+        return dict(zip(rows, log_likelihoods(model, [self.turns[n] for n in rows], **options).tolist(), strict=True))
+
+    def estimate(self, *asked: Mapping[int, float]) -> OffPolicy:
+        """What the log says of the policies that were asked, all taken together (`off_policy`).
+
+        Args:
+            asked: what `ask` returned, of policies that worked on different cases.
+        """
+        rows = [(n, logp) for one in asked for n, logp in one.items()]
+        # The lower bound looks at every beginning of the list, so easy cases must not come first.
+        rows = [rows[n] for n in np.random.default_rng(0).permutation(len(rows))]
+        return off_policy(
+            [self.rewards[n] for n, _ in rows], [self.behaviour_logp[n] for n, _ in rows], [logp for _, logp in rows]
+        )

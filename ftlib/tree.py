@@ -2,13 +2,17 @@
 
 A batch becomes segments that hang together like a tree: the tokens that all rows begin with, each distinct prompt, each
 answer. All are read in one forward pass, (1, N); attention lets a segment see the segments before it on its branch and
-itself, and gradients flow back the same way. It is put in place by transformers' hook for attention functions.
+itself, and gradients flow back the same way. It is put in place by transformers' hook for attention functions. Texts
+that are only scored, such as logged rollouts, make a tree of any depth (`of_texts`).
 
 Left out on purpose: sampling (see `ragged`: it keeps states, needs no gradient), and attention sinks.
 """
 
+import itertools
 import os
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ftlib.ragged import causal
@@ -79,6 +83,42 @@ class Tree:
             places.append(before if column == 0 else (segment, start + column - 1))
         return cls(segments, places)
 
+    @classmethod
+    def of_texts(cls, texts: Sequence[Sequence[int]], scored: Sequence[Sequence[int]]) -> "Tree":
+        """The tree of whole texts: whatever several of them begin with is read once, however deep they part.
+
+        Args:
+            texts: token ids, one at least in each.
+            scored: of each text, the columns whose next token is to be predicted.
+
+        Returns:
+            A tree whose `scored` runs through the texts in their order, and through each one's columns in theirs.
+
+        Example:
+            >>> tree = Tree.of_texts([[5, 6, 7], [5, 6, 8, 9]], [[2], [1, 3]])
+            >>> tree.segments, tree.scored
+            ([([5, 6], None), ([8, 9], 0), ([7], 0)], [(2, 0), (0, 1), (1, 1)])
+        """
+        segments: list[tuple[list[int], int | None]] = []
+        branches: dict[tuple, tuple[tuple[int, int], ...]] = {}  # of a text: its segments, and where each begins
+        groups = [(sorted({tuple(text) for text in texts}), 0, ())]  # texts that agree up to a column; their branch
+        while groups:
+            group, start, branch = groups.pop()
+            end = len(os.path.commonprefix([group[0], group[-1]]))  # sorted: what these two share, all do
+            if end > start:
+                segments.append((list(group[0][start:end]), branch[-1][0] if branch else None))
+                branch = (*branch, (len(segments) - 1, start))
+            if len(group[0]) == end:  # the shortest comes first
+                branches[group[0]] = branch
+            longer = [text for text in group if len(text) > end]
+            groups += [(list(part), end, branch) for _, part in itertools.groupby(longer, key=lambda text: text[end])]
+        places = []
+        for text, columns in zip(texts, scored, strict=True):
+            for column in columns:
+                segment, begin = [part for part in branches[tuple(text)] if part[1] <= column][-1]
+                places.append((segment, column - begin))
+        return cls(segments, places)
+
     def hidden(self, model):
         """The hidden states (S, H) that predict the S labels, in their order; `model` has this room's attention."""
         import torch
@@ -114,6 +154,25 @@ def set_attention(model) -> bool:
     AttentionMaskInterface.register(ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
     model.set_attn_implementation(ATTENTION)
     return True
+
+
+@contextmanager
+def attention(model) -> Iterator[None]:
+    """Inside, the model has this room's attention; afterwards the one that it had.
+
+    Raises:
+        ValueError: a model whose attention cannot be set, or that has attention sinks.
+    """
+    before = model.config._attn_implementation
+    if not set_attention(model):
+        raise ValueError(
+            f"{type(model).__name__}: expected attention that can be set and has no sinks; score its texts with the "
+            "model's own forward pass"
+        )
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def _attend(

@@ -407,6 +407,15 @@ def test_rollouts_of_an_honest_policy(monkeypatch):
     assert all(o["batch_size"] == 3 for _, o in seen)
 
 
+def test_rollouts_keep_what_was_written(monkeypatch):
+    """Prompt and answer of each turn, by case; here the fake prompts stand for token ids."""
+    cases = desk.make_cases(4, seed=2)
+    goes_on = lambda i, turn: call_text("find_order", cases[i].order_id) if turn < i else "Done."
+    turns = []
+    play(monkeypatch, goes_on, cases, turns=turns)
+    assert turns == [[((case.message, turn), []) for turn in range(i + 1)] for i, case in enumerate(cases)]
+
+
 def test_rollouts_of_mixed_policies_keep_their_rows(monkeypatch):
     """One replies at once, one loops for ever, one acts unseen: each desk logs its own."""
     cases = desk.make_cases(4, seed=2)

@@ -5,8 +5,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from tiny import tiny_model
 
-from ftlib.offline import mixed_at_k, off_policy, pass_at_k, sort_cases
+from ftlib import tree
+from ftlib.offline import RolloutLog, log_likelihoods, mixed_at_k, off_policy, pass_at_k, sort_cases
 
 
 @pytest.mark.parametrize(
@@ -61,6 +64,7 @@ def test_the_estimate_by_hand():
     found = off_policy([1, 0, 1, 0], np.log([0.4, 0.6, 0.6, 0.5]), np.log([0.8, 0.3, 0.3, 0.5]))
     assert found.value == pytest.approx(0.625)
     assert found.effective_n == pytest.approx(16 / 5.5)
+    assert found.mean_weight == pytest.approx(1.0)
     half = 3.1824463 * math.sqrt(1.0859375) / 4  # Student's, 3 degrees of freedom
     assert found.interval == pytest.approx((max(0, 0.625 - half), min(1, 0.625 + half)), abs=1e-6)
     assert found.n == 4 and 0 <= found.lower < 0.625
@@ -91,6 +95,19 @@ def test_a_huge_weight_lifts_the_estimate_and_not_the_bound():
     assert found.lower < 0.1
 
 
+def test_one_reward_for_all_has_an_interval_too():
+    """Four effective successes of four: Wilson's lower end is 4 / (4 + 1.96^2)."""
+    found = off_policy([1, 0, 1, 1, 1], [0.0] * 5, [0.0, -math.inf, 0.0, 0.0, 0.0])
+    assert found.interval == pytest.approx((4 / (4 + 1.959964**2), 1.0))
+
+
+def test_a_log_that_the_target_would_hardly_make_is_no_division_by_zero():
+    """All weights are below the smallest float; the estimate is the plain mean, and the mean weight says what it is."""
+    found = off_policy([1, 0, 1, 1], [-1.0] * 4, [-2000.0] * 4)
+    assert (found.value, found.effective_n) == (pytest.approx(0.75), pytest.approx(4))
+    assert (found.mean_weight, found.lower) == (0.0, 0.0)
+
+
 @pytest.mark.parametrize(
     ("rewards", "behaviour", "target", "clip", "words"),
     [
@@ -106,3 +123,107 @@ def test_a_huge_weight_lifts_the_estimate_and_not_the_bound():
 def test_logs_that_say_nothing(rewards, behaviour, target, clip, words):
     with pytest.raises(ValueError, match=words):
         off_policy(rewards, behaviour, target, clip=clip)
+
+
+# --- how likely a model is to write a rollout
+
+PROMPT = list(range(30, 42))
+# Two turns, the second after what the desk said (50, 51); the same with another second answer; another case.
+ROLLOUTS = [
+    [(PROMPT, [60, 61, 1]), ([*PROMPT, 60, 61, 1, 50, 51], [70, 1])],
+    [(PROMPT, [60, 61, 1]), ([*PROMPT, 60, 61, 1, 50, 51], [71, 72, 1])],
+    [([*PROMPT[:8], 45], [60, 1])],
+    [(PROMPT, [60, 61, 1]), ([*PROMPT, 60, 61, 1, 50, 51], [70, 1])],
+]
+
+
+def by_hand(model, rollout, temperature: float, top_k: int) -> float:
+    """One plain forward pass a token."""
+    total = 0.0
+    for prompt, answer in rollout:
+        for n, token in enumerate(answer):
+            with torch.inference_mode():
+                logits = model(input_ids=torch.tensor([[*prompt, *answer[:n]]])).logits[0, -1].double() / temperature
+            kept = logits.topk(top_k)
+            total += float(logits[token] - kept.values.logsumexp(0)) if token in kept.indices else -math.inf
+    return total
+
+
+@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, 100), (0.7, 90), (1.0, 3)])
+def test_rollouts_are_scored_as_they_are_drawn(temperature, top_k):
+    model = tiny_model(2)
+    found = log_likelihoods(model, ROLLOUTS, temperature=temperature, top_k=top_k)
+    assert found == pytest.approx([by_hand(model, r, temperature, top_k) for r in ROLLOUTS], abs=1e-4)
+    assert found[0] == found[3]
+    assert np.isfinite(found).any() == (top_k > 3)
+
+
+def test_what_rollouts_share_is_read_once(monkeypatch):
+    """Twelve tokens of the prompt (eight of them the other case's too), 60 and 61 and what follows, once; a last token
+    of an answer predicts nothing, except where the next turn goes on from it."""
+    model, read = tiny_model(2), []
+    inner = model.model.forward
+    monkeypatch.setattr(
+        model.model, "forward", lambda *a, **k: (read.append(k["input_ids"].numel()), inner(*a, **k))[1]
+    )
+    log_likelihoods(model, ROLLOUTS)
+    assert read == [12 + 3 + 2 + len([70]) + len([71, 72]) + len([45, 60])]
+    assert model.config._attn_implementation != tree.ATTENTION  # put back
+
+
+def test_texts_that_part_at_any_depth():
+    laid = tree.Tree.of_texts([[1, 2, 3, 4], [1, 2], [1, 2, 3, 5, 6], [7], [1, 2, 3, 4]], [[3, 0], [1], [4], [0], [2]])
+    paths = {tuple(ids): parent for ids, parent in laid.segments}
+    assert set(paths) == {(1, 2), (3,), (4,), (5, 6), (7,)}
+    segment = lambda *ids: [ids == tuple(of) for of, _ in laid.segments].index(True)
+    assert (paths[3,], paths[4,], paths[5, 6], paths[7,]) == (segment(1, 2), segment(3), segment(3), None)
+    assert laid.scored == [
+        (segment(4), 0), (segment(1, 2), 0), (segment(1, 2), 1), (segment(5, 6), 1), (segment(7), 0), (segment(3), 0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rollouts", "options"),
+    [([], {}), ([[]], {}), (ROLLOUTS, {"temperature": 0.0}), (ROLLOUTS, {"top_k": 0})],
+)
+def test_rollouts_that_cannot_be_scored(rollouts, options):
+    with pytest.raises(ValueError, match="one or more rollouts with a turn each"):
+        log_likelihoods(tiny_model(2), rollouts, **options)
+
+
+def test_a_head_that_scales_is_refused():
+    model = tiny_model(2)
+    model.config.logit_scale = 2.0
+    with pytest.raises(ValueError, match="scales its logits"):
+        log_likelihoods(model, ROLLOUTS)
+
+
+def test_a_log_answers_for_the_cases_it_has():
+    model = tiny_model(2)
+    log = RolloutLog(["a", "a", "b", "a"], [1, 0, 1, 1], ROLLOUTS, log_likelihoods(model, ROLLOUTS, top_k=100))
+    assert log.ask(model, ["c"]) == {}
+    of_a = log.ask(model, ["a", "c"], top_k=100)
+    assert list(of_a) == [0, 1, 3]
+    found = log.estimate(of_a, log.ask(model, ["b"], top_k=100))  # the policy that made them: the plain mean
+    assert (found.value, found.n) == (pytest.approx(0.75), 4)
+    assert (found.effective_n, found.mean_weight) == (pytest.approx(4, abs=1e-4), pytest.approx(1, abs=1e-4))
+    with pytest.raises(ValueError, match="got 1, 1, 1 and 0"):
+        RolloutLog(["a"], [1], ROLLOUTS[:1], [])
+
+
+def test_the_estimate_finds_a_policy_that_was_never_run():
+    """Three answers; the log's policy and the target are two models, so the truth is known by their own chances."""
+    behaviour, target = tiny_model(2), tiny_model(3)
+    answers = [[60], [61], [62]]
+    chances = {}
+    for name, model in (("behaviour", behaviour), ("target", target)):
+        logp = log_likelihoods(model, [[(PROMPT, answer)] for answer in answers], top_k=100, temperature=4.0)
+        chances[name] = np.exp(logp) / np.exp(logp).sum()  # of the three alone
+    drawn = np.random.default_rng(1).choice(3, size=4000, p=chances["behaviour"])
+    turns = [[(PROMPT, answers[n])] for n in drawn]
+    rewards = (drawn == 0).astype(float)
+    scored = [log_likelihoods(model, turns, top_k=100, temperature=4.0) for model in (behaviour, target)]
+    found = RolloutLog(["a"] * 4000, rewards, turns, scored[0]).estimate(dict(enumerate(scored[1])))
+    truth = chances["target"][0]
+    assert abs(truth - rewards.mean()) > 0.02  # the two policies do differ
+    assert found.interval.low <= truth <= found.interval.high and found.effective_n > 1000
