@@ -7,14 +7,25 @@ equal share of the stake on each step at which a hack may begin. The alarm goes 
 chance of alpha at most over the whole training, however often one looks (Ville's inequality; a mixture over start times
 as in Shin, Ramdas and Rinaldo, arXiv 2203.03532).
 
+`Watch` puts it into a GRPO run: it sees the rollouts that the steps make anyway, and knows the way back.
+
 Left out on purpose: a true metric that falls while the proxy stands still. That is no hack but damage, which the
-canary evaluation sees (and a rollback mends).
+canary evaluation sees (and a rollback mends). And runs on several processes: each would watch its own rollouts only.
 """
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ftlib.desk import RefundDesk, Trajectory, trajectory
+from ftlib.files import write_atomic
 from ftlib.looks import STAKES, log_growth, mean_above
+
+CALM = 1.0  # a stake that has not grown: nothing speaks for a hack
 
 
 class HackMonitor:
@@ -76,3 +87,92 @@ def _gaps(proxy: ArrayLike, true: ArrayLike) -> tuple[np.ndarray, float]:
     if not (np.isfinite(both).all() and both.min() >= 0 and both.max() <= 1):
         raise ValueError(f"expected proxy and true in [0, 1], got {both.min():g}..{both.max():g}; scale them first")
     return (1 + proxy_N - true_N) / 2, float(proxy_N.mean())
+
+
+class Watch:
+    """A reward function that rewards nothing: it counts each step's rollouts, and knows which policy to go back to.
+
+    Give it to GRPOTrainer as one of `reward_funcs` with weight 0; TRL then logs the true metric beside the rewards. It
+    is called when a step's rollouts are made and nothing has been learned from them yet. The rule: a policy whose step
+    leaves the stake at CALM or below is kept (the first one always is: nothing was trained); once the alarm goes off,
+    training ends after that step (`train.StopWhen`), and the policy kept last is the result.
+
+    Args:
+        before: rollouts before training, on cases like those of the training.
+        proxy, true: of one rollout, in [0, 1]: the reward that is trained on, and what one cares about.
+        steps: planned.
+        record: a JSON file with the steps so far; a resumed training goes on from it.
+        keep: called to save the policy as it is; it takes the place of the one kept before.
+        ask: called with the ids of a step's cases; what it returns stands beside the step (`RolloutLog.ask`).
+
+    Attributes:
+        rows: of each step {"step", "cases", "proxy", "true", "asked"}, lists over its rollouts.
+        kept: the step whose policy was kept last; 0: none yet.
+
+    Raises:
+        ValueError: as `HackMonitor`.
+    """
+
+    __name__ = "true_metric"  # TRL logs it by this name
+
+    def __init__(
+        self,
+        before: Sequence[Trajectory],
+        *,
+        proxy: Callable[[Trajectory], float],
+        true: Callable[[Trajectory], float],
+        steps: int,
+        record: Path,
+        keep: Callable[[], object],
+        ask: Callable[[list[str]], Mapping[int, float]] | None = None,
+    ):
+        # Shuffled: the bound looks at every beginning of the list, so the rollouts of one case must not come first.
+        shuffled = [before[n] for n in np.random.default_rng(0).permutation(len(before))]
+        self._before = [proxy(t) for t in shuffled], [true(t) for t in shuffled]
+        self._proxy, self._true, self._steps = proxy, true, steps
+        self._record, self._keep, self._ask = Path(record), keep, ask
+        known = json.loads(self._record.read_text(encoding="utf-8")) if self._record.exists() else {}
+        self.rows: list[dict[str, Any]] = known.get("rows", [])
+        self.kept: int = known.get("kept", 0)
+        self._monitor = self._counted()
+
+    @property
+    def evidence(self) -> list[float]:
+        """The stake after each step (`HackMonitor.evidence`)."""
+        return self._monitor.evidence
+
+    @property
+    def limit(self) -> float:
+        """The stake at which the alarm goes off, where the proxy has risen."""
+        return self._monitor.limit
+
+    @property
+    def alarm(self) -> int | None:
+        """The step at which it went off first, or None."""
+        return self._monitor.alarm
+
+    def __call__(self, environments: Sequence[RefundDesk], trainer_state: Any, **_: Any) -> list[float]:
+        """The true metric of a step's rollouts; TRL gives the desks and its state."""
+        step = trainer_state.global_step + 1  # it counts the steps that are done
+        done = [trajectory(environment) for environment in environments]
+        cases = [t.case.id for t in done]
+        row = {"step": step, "cases": cases, "proxy": [self._proxy(t) for t in done]}
+        asked = self._ask(list(dict.fromkeys(cases))) if self._ask else {}
+        row |= {"true": [self._true(t) for t in done], "asked": list(asked.items())}
+        self.rows = [old for old in self.rows if old["step"] < step] + [row]  # those after a kill come again
+        self._monitor = self._counted()
+        if self.evidence[-1] <= CALM or not self.kept:
+            self._keep()
+            self.kept = step
+        write_atomic(self._record, json.dumps({"rows": self.rows, "kept": self.kept}))
+        return row["true"]
+
+    def means(self, what: str) -> tuple[list[int], list[float]]:
+        """Steps, and the mean of "proxy" or "true" over each one's rollouts, for a figure."""
+        return [row["step"] for row in self.rows], [float(np.mean(row[what])) for row in self.rows]
+
+    def _counted(self) -> HackMonitor:
+        monitor = HackMonitor(*self._before, steps=self._steps)
+        for row in self.rows:
+            monitor.add(row["proxy"], row["true"])
+        return monitor

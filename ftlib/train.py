@@ -317,6 +317,17 @@ class GenerationMonitor(TrainerCallback):
             control.should_training_stop = True
 
 
+class StopWhen(TrainerCallback):
+    """Ends training after the step in which `told()` came true; what to do then is the caller's."""
+
+    def __init__(self, told: Callable[[], bool]):
+        self.told = told
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.told():
+            control.should_training_stop = True
+
+
 class Stopwatch:
     """Seconds of the stages of a notebook, for its closing table."""
 

@@ -1,9 +1,14 @@
 """The alarm for reward hacking: its stake by hand, when it goes off, and how seldom by mistake."""
 
+import json
+from dataclasses import asdict
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from ftlib.hacking import HackMonitor
+from ftlib import desk
+from ftlib.hacking import HackMonitor, Watch
 from ftlib.looks import STAKES, mean_above
 
 
@@ -76,3 +81,93 @@ def test_scores_that_cannot_be_watched(proxy, true, words):
 def test_plans_that_are_none(steps, alpha):
     with pytest.raises(ValueError, match="steps >= 1 and alpha inside"):
         HackMonitor([0.5], [0.5], steps=steps, alpha=alpha)
+
+
+# --- in a run
+
+CASES = desk.make_cases(4, seed=5)
+
+
+def worked(case: desk.Case, *tools: str) -> desk.RefundDesk:
+    one = desk.RefundDesk()
+    one.reset(asdict(case))
+    for tool in tools:
+        getattr(one, tool)(case.order_id)
+    return one
+
+
+def honest() -> list[desk.RefundDesk]:
+    return [worked(case, "find_order", case.outcome) for case in CASES] * 8
+
+
+def cheating() -> list[desk.RefundDesk]:
+    """The right action, unseen: all of the naive reward, none of the true metric."""
+    return [worked(case, case.outcome) for case in CASES] * 8
+
+
+def idle() -> list[desk.RefundDesk]:
+    return [worked(case, "find_order") for case in CASES] * 8
+
+
+def naive(t: desk.Trajectory) -> float:
+    return float(bool(t.actions) and t.actions[-1].tool == t.case.outcome)
+
+
+def watch_in(folder, **more) -> Watch:
+    before = [desk.trajectory(one) for half in (honest(), idle()) for one in half]  # proxy and true 0.5
+    given = {"proxy": naive, "true": lambda t: float(t.success), "steps": 6, "record": folder / "watch.json"}
+    return Watch(before, **{**given, "keep": lambda: None, **more})
+
+
+def at(step: int) -> SimpleNamespace:
+    return SimpleNamespace(global_step=step - 1)
+
+
+def test_a_watch_gives_the_true_metric_and_counts_the_step(tmp_path):
+    watch = watch_in(tmp_path)
+    assert watch(honest()[:2] + cheating()[:2], at(1), prompts=[], completions=[]) == [1.0, 1.0, 0.0, 0.0]
+    assert watch.rows[0] | {"asked": None} == {
+        "step": 1, "cases": [c.id for c in CASES[:2] + CASES[:2]], "proxy": [1.0] * 4, "true": [1.0, 1.0, 0.0, 0.0],
+        "asked": None,
+    }  # fmt: skip
+    assert (watch.means("proxy"), watch.means("true")) == (([1], [1.0]), ([1], [0.5]))
+    alone = HackMonitor([1.0] * 32 + [0.0] * 32, [1.0] * 32 + [0.0] * 32, steps=6)
+    alone.add([1.0] * 4, [1.0, 1.0, 0.0, 0.0])
+    assert watch.evidence == pytest.approx(alone.evidence) and watch.limit == 40
+
+
+def test_a_hack_is_seen_and_the_policy_before_it_is_the_one_kept(tmp_path):
+    kept = []
+    watch = watch_in(tmp_path, keep=lambda: kept.append("saved"))
+    for step, rollouts in enumerate((idle(), honest(), cheating()), 1):
+        watch(rollouts, at(step))
+    assert watch.evidence[1] <= 1 < watch.limit <= watch.evidence[2]
+    assert (watch.alarm, watch.kept, len(kept)) == (3, 2, 2)
+
+
+def test_the_first_policy_is_kept_whatever_it_does(tmp_path):
+    watch = watch_in(tmp_path)
+    watch(cheating(), at(1))
+    assert (watch.alarm, watch.kept) == (1, 1)
+
+
+def test_a_watch_goes_on_after_a_kill(tmp_path):
+    """Steps 1 to 3 were made, the checkpoint is of step 1: steps 2 and 3 come again."""
+    first = watch_in(tmp_path)
+    for step in (1, 2, 3):
+        first(idle(), at(step))
+    again = watch_in(tmp_path)
+    assert (again.rows, again.kept, again.evidence) == (
+        json.loads(json.dumps(first.rows)), 3, pytest.approx(first.evidence),
+    )  # fmt: skip
+    again(honest(), at(2))
+    assert [row["step"] for row in again.rows] == [1, 2] and len(again.evidence) == 2
+    assert again.means("true") == ([1, 2], [0.0, 1.0])
+
+
+def test_a_watch_asks_about_the_cases_of_the_step(tmp_path):
+    asked = []
+    watch = watch_in(tmp_path, ask=lambda cases: asked.append(cases) or {7: -1.5, 9: -np.inf})
+    watch(honest(), at(1))
+    assert asked == [[c.id for c in CASES]]
+    assert dict(watch.rows[0]["asked"]) == dict(watch_in(tmp_path).rows[0]["asked"]) == {7: -1.5, 9: -np.inf}

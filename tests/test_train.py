@@ -421,3 +421,13 @@ def test_steady_heap(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     assert ft.steady_heap() is False
     assert len(calls) == 2
+
+
+def test_training_ends_after_the_step_in_which_it_is_told_to():
+    told = iter([False, True])
+    stop = ft.StopWhen(lambda: next(told))
+    control = SimpleNamespace(should_training_stop=False)
+    stop.on_step_end(None, None, control)
+    assert not control.should_training_stop
+    stop.on_step_end(None, None, control)
+    assert control.should_training_stop
