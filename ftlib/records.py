@@ -267,6 +267,16 @@ class EverydayQuestion(Row):
     accept: Annotated[list[Text], Field(min_length=1)]
 
 
+class RefreshRow(Row):
+    """A message that went wrong in a rollout, and what would mend it; 07 writes it for the 03 of the next round."""
+
+    id: Text
+    kind: PromptKind
+    prompt: Text
+    split: Split
+    remedy: Literal["more data", "DPO refresh", "RFT"]
+
+
 class GateResult(Row):
     """A gate's number beside its threshold. `evidence` is false where the number proves nothing (a smoke run)."""
 

@@ -99,6 +99,11 @@ def test_each_notebook_alone(name, chain, tmp_path):
     given = ["-p", "profile", "smoke", "-p", "headless", "True", "-p", "seed", "3", "-r", "run_dir", str(copy)]
     stage = copy / "artifacts" / STAGE[name]
     kept = None
+    if name == "03_collect_preferences":  # what went wrong in an earlier rollout is asked, unless it is held out
+        wrong = {"prompt": "x", "kind": "production", "remedy": "DPO refresh"}
+        rows = [{"id": "pp-0332", "split": "train"}, {"id": "pp-0005", "split": "test"}]
+        (tmp_path / "refresh.jsonl").write_text("\n".join(json.dumps(wrong | row) for row in rows), encoding="utf-8")
+        given += ["-r", "refresh_path", str(tmp_path / "refresh.jsonl")]
     if name == "06_rft":  # killed once, after its warm start and before its GRPO
         kill_when_there(
             stage / "checkpoints" / "warm_done.json", name, tmp_path / "killed.ipynb", copy.parent, *given, cwd=tmp_path
@@ -108,6 +113,9 @@ def test_each_notebook_alone(name, chain, tmp_path):
     done = papermill(name, tmp_path / "out.ipynb", tmp_path / "runs", *given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (stage / "COMPLETE").is_file()
+    if name == "03_collect_preferences":
+        asked = {json.loads(line)["prompt_id"] for line in (stage / "candidates.jsonl").open(encoding="utf-8")}
+        assert "pp-0332" in asked and "pp-0005" not in asked
     if kept:
         assert (stage / "warm_adapter" / "adapter_model.safetensors").stat().st_mtime_ns == kept, "it was trained again"
 
