@@ -9,7 +9,7 @@ from pathlib import Path
 
 import icalendar
 import pytest
-from governed import make_run
+from governed import VERDICTS, make_run
 
 from ftlib import pack
 from ftlib.evidence import verify_run
@@ -81,3 +81,51 @@ def test_bad_input_is_refused_and_nothing_is_promoted(tmp_path):
     with ThreadPoolExecutor(2) as both:
         for name, done in both.map(refused, BAD_INPUT):
             assert done.returncode != 0 and BAD_INPUT[name][2] in done.stderr, (name, done.stderr[-1500:])
+
+
+PASSED = dict.fromkeys(VERDICTS, "PASS")
+REFUSED = {
+    "other profile": (lambda run: None, {"profile": "smoke"}, "was made with profile 'cpu', asked for 'smoke'"),
+    "no upstream": (
+        lambda run: rename(run / "artifacts/dpo", "COMPLETE", "C"),
+        {},
+        "needs dpo/adapter, but 04_dpo_qlo",
+    ),
+    "edited": (lambda run: edit(run, "gates.jsonl", '"value": 0.05,', '"value": 0.04,'), {}, "the hash chain breaks"),
+    "cut": (lambda run: cut_last_line(run / "gates.jsonl"), {}, "knows"),
+    "no engine": (lambda run: None, {"engine": "vlm"}, "engine: expected one of"),
+}
+
+
+def cut_last_line(path: Path) -> None:
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def open_07(run: Path, **given: object) -> dict:
+    """The first cells of notebook 07, as they stand, up to the table of what is served; without a kernel."""
+    cells = json.loads((ROOT / "notebooks/07_rollout.ipynb").read_text(encoding="utf-8"))["cells"]
+    sources = {cell["id"]: "".join(cell["source"]) for cell in cells}
+    names: dict = {}
+    exec(sources["c03"], names)
+    names.update({"profile": "cpu", "run_dir": str(run), "headless": True, **given})
+    exec(sources["c04"], names)
+    exec(sources["c05"], names)
+    return names
+
+
+def test_07_opens_a_sound_run_and_stops_at_a_failed_gate(tmp_path):
+    names = open_07(make_run(tmp_path / "r1", verdicts=PASSED))
+    assert [path.parent.name for path in names["chains"]["candidate"]] == ["sft", "dpo"]
+    failed = make_run(tmp_path / "r2")  # dpo.harmful_refused 0.5, needed 0.85
+    with pytest.raises(ValueError, match=r"dpo\.harmful_refused"):
+        open_07(failed)
+    assert open_07(failed, waive={"dpo.harmful_refused": "staff only", "dpo.borderline_refused": "staff only"})
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_07_refuses_bad_input(name, tmp_path):
+    change, given, words = REFUSED[name]
+    run = make_run(tmp_path / "r1", verdicts=PASSED)
+    change(run)
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        open_07(run, **given)
