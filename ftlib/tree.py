@@ -1,9 +1,9 @@
 """A training batch as one stream of tokens: what rows begin with is read once, and nothing is padded.
 
-A batch becomes segments that hang together like a tree: the tokens that all rows begin with, each distinct prompt, each
-answer. All are read in one forward pass, (1, N); attention lets a segment see the segments before it on its branch and
-itself, and gradients flow back the same way. It is put in place by transformers' hook for attention functions. Texts
-that are only scored, such as logged rollouts, make a tree of any depth (`of_texts`).
+A batch becomes segments that hang together like a tree: the tokens that all rows begin with, each distinct prompt, what
+answers to it have in common, and the rest of each. All are read in one forward pass, (1, N); attention lets a segment
+see the segments before it on its branch and itself, and gradients flow back the same way. It is put in place by
+transformers' hook for attention functions. Texts that are only scored, such as logged rollouts, make a tree too.
 
 Left out on purpose: sampling (see `ragged`: it keeps states, needs no gradient), and attention sinks.
 """
@@ -62,25 +62,24 @@ class Tree:
         common = alike if alike >= SHORT_PREFIX else 0
         segments: list[tuple[list[int], int | None]] = [(list(prompts[0][:common]), None)] if common else []
         root = 0 if common else None
-        of_prompt: dict[tuple, int] = {}
-        of_row = []  # (segment, column) of the token before the answer, segment of the answer, column where it begins
+        answers: dict[tuple, list[tuple]] = {prompt: [] for prompt in prompts}
         for prompt, answer in rows:
+            answers[prompt].append(tuple(answer))
+        before, laid = {}, {}  # of each prompt: segment and column of its last token; branches of its answers
+        for prompt in prompts:
+            own = prompt[common:]
             if count[prompt] == 1:  # nothing to share but the start: a prompt and its answer are one segment
-                own = len(prompt) - common
-                segments.append(([*prompt[common:], *answer], root))
-                of_row.append(((len(segments) - 1, own - 1), len(segments) - 1, own))
-                continue
-            if prompt not in of_prompt:
-                of_prompt[prompt] = len(segments)
-                segments.append((list(prompt[common:]), root))
-            parent = of_prompt[prompt]
-            if answer:
-                segments.append((answer, parent))
-            of_row.append(((parent, len(prompt) - common - 1), len(segments) - 1, 0))
+                segments.append(([*own, *answers[prompt][0]], root))
+                laid[prompt] = {answers[prompt][0]: ((len(segments) - 1, -len(own)),)}
+            else:
+                segments.append((list(own), root))
+                parent = len(segments) - 1
+                laid[prompt] = _lay(segments, [answer for answer in answers[prompt] if answer], parent, SHORT_PREFIX)
+            before[prompt] = (len(segments) - 1 if count[prompt] == 1 else parent, len(own) - 1)
         places = []
         for row, column in scored:
-            before, segment, start = of_row[row]
-            places.append(before if column == 0 else (segment, start + column - 1))
+            prompt, answer = rows[row]
+            places.append(_place(laid[prompt][tuple(answer)], column - 1) if column else before[prompt])
         return cls(segments, places)
 
     @classmethod
@@ -100,23 +99,12 @@ class Tree:
             ([([5, 6], None), ([8, 9], 0), ([7], 0)], [(2, 0), (0, 1), (1, 1)])
         """
         segments: list[tuple[list[int], int | None]] = []
-        branches: dict[tuple, tuple[tuple[int, int], ...]] = {}  # of a text: its segments, and where each begins
-        groups = [(sorted({tuple(text) for text in texts}), 0, ())]  # texts that agree up to a column; their branch
-        while groups:
-            group, start, branch = groups.pop()
-            end = len(os.path.commonprefix([group[0], group[-1]]))  # sorted: what these two share, all do
-            if end > start:
-                segments.append((list(group[0][start:end]), branch[-1][0] if branch else None))
-                branch = (*branch, (len(segments) - 1, start))
-            if len(group[0]) == end:  # the shortest comes first
-                branches[group[0]] = branch
-            longer = [text for text in group if len(text) > end]
-            groups += [(list(part), end, branch) for _, part in itertools.groupby(longer, key=lambda text: text[end])]
-        places = []
-        for text, columns in zip(texts, scored, strict=True):
-            for column in columns:
-                segment, begin = [part for part in branches[tuple(text)] if part[1] <= column][-1]
-                places.append((segment, column - begin))
+        branches = _lay(segments, [tuple(text) for text in texts], None, 1)
+        places = [
+            _place(branches[tuple(text)], column)
+            for text, columns in zip(texts, scored, strict=True)
+            for column in columns
+        ]
         return cls(segments, places)
 
     def hidden(self, model):
@@ -141,6 +129,33 @@ class Tree:
         )
         offsets = [sum(lengths[:number]) for number in range(len(lengths))]
         return out.last_hidden_state[0][tensor([offsets[segment] + column for segment, column in self.scored])]
+
+
+Branch = tuple[tuple[int, int], ...]  # the segments of a text, and the column of the text where each begins
+
+
+def _lay(segments: list, texts: list[tuple], above: int | None, least: int) -> dict[tuple, Branch]:
+    """Append texts below a segment; what several of them begin with becomes one, from `least` tokens on."""
+    branches: dict[tuple, Branch] = {}
+    groups = [(sorted(set(texts)), 0, ())] if texts else []  # texts that agree up to a column; their branch
+    while groups:
+        group, start, branch = groups.pop()
+        end = len(os.path.commonprefix([group[0], group[-1]]))  # sorted: what these two share, all do
+        if len(group) == 1 or end - start >= least:
+            segments.append((list(group[0][start:end]), branch[-1][0] if branch else above))
+            start, branch = end, (*branch, (len(segments) - 1, start))
+            if len(group[0]) == end:  # the shortest comes first
+                branches[group[0]] = branch
+                group = group[1:]
+        by_next = itertools.groupby(group, key=lambda text, at=end: text[at : at + 1])
+        groups += [(list(part), start, branch) for _, part in by_next]
+    return branches
+
+
+def _place(branch: Branch, column: int) -> tuple[int, int]:
+    """Segment and column there of a text's column."""
+    segment, begin = [part for part in branch if part[1] <= column][-1]
+    return segment, column - begin
 
 
 def set_attention(model) -> bool:

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -102,6 +103,60 @@ def test_what_rows_share_is_read_once_and_gives_the_same_numbers_and_gradients(
         torch.testing.assert_close(getattr(got, name), getattr(expected, name), atol=1e-5, rtol=1e-4, msg=name)
     for name, grad in grads.items():
         torch.testing.assert_close(grad, expected_grads[name], atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_what_answers_to_a_prompt_begin_with_is_read_once_and_gives_the_same_numbers_and_gradients(monkeypatch):
+    """Four rollouts of one case: three begin with the same nine tokens, two are the same to the end; two tokens in
+    common are not worth a segment. Tokens: prompt 4, shared 9, then 1 (twice the same) and 2, and the fourth's 4."""
+    shared = [20, 21, 22, 23, 24, 25, 26, 27, 28]
+    answers = [[*shared, 11, 1], [*shared, 12, 13, 1], [*shared, 11, 1], [20, 21, 30, 31, 1]]
+    ids = torch.tensor([[5, 6, 7, 8] + a + [0] * (12 - len(a)) for a in answers])
+    labels = ids.masked_fill(ids == 0, -100)
+    labels[:, :4] = -100
+    labels[:, 6:8] = -100  # what a tool said: read, and not learned
+    given = lambda: {"input_ids": ids.clone(), "attention_mask": (ids != 0).long(), "labels": labels.clone()}
+    trl, ours = tiny_peft(3), tiny_peft(3)
+    trainer_of(trl)
+    lean.speed_up(trainer_of(ours))
+    expected, expected_grads = run(trl, given())
+    read, inner = [], ours.get_base_model().model
+    inner_forward = inner.forward
+    monkeypatch.setattr(
+        inner, "forward", lambda *a, **k: (read.append(tuple(k["input_ids"].shape)), inner_forward(*a, **k))[1]
+    )
+    got, grads = run(ours, given())
+    assert read == [(1, 4 + 9 + 1 + 2 + 4)]
+    for name in FIELDS:
+        torch.testing.assert_close(getattr(got, name), getattr(expected, name), atol=1e-5, rtol=1e-4, msg=name)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected_grads[name], atol=1e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_place_in_a_tree_has_read_the_tokens_before_it(seed):
+    """Random rows that part and meet: the tokens on the branch up to a place are the row's up to that column."""
+    rng = np.random.default_rng(seed)
+    stem = rng.integers(5, 8, 30).tolist()
+    prompts = [tuple(stem[:12]), tuple([*stem[:10], 9]), tuple(stem[:12])]
+    rows = []
+    for _ in range(12):
+        cut = int(rng.integers(0, 18))
+        rows.append((prompts[rng.integers(3)], stem[12 : 12 + cut] + rng.integers(5, 8, rng.integers(0, 6)).tolist()))
+    scored = [(n, column) for n, (_, answer) in enumerate(rows) for column in range(len(answer) + 1)]
+    of_rows = tree.Tree._of_rows(rows, scored)
+    texts = [[*prompt, *answer] for prompt, answer in rows]
+    of_texts = tree.Tree.of_texts(texts, [range(len(p) - 1, len(p) + len(a)) for p, a in rows])
+
+    def read(laid, segment, column):
+        ids, parent = laid.segments[segment]
+        return ([] if parent is None else read(laid, parent, len(laid.segments[parent][0]) - 1)) + ids[: column + 1]
+
+    wanted = [texts[n][: len(rows[n][0]) + column] for n, column in scored]
+    for laid in (of_rows, of_texts):
+        assert [read(laid, *place) for place in laid.scored] == wanted
+    assert sum(len(ids) for ids, _ in of_texts.segments) == len(
+        {tuple(t[:n]) for t in texts for n in range(1, len(t) + 1)}
+    )
 
 
 def test_answers_of_one_token_cost_no_more_than_their_prompts():
