@@ -167,6 +167,13 @@ class Watch:
         write_atomic(self._record, json.dumps({"rows": self.rows, "kept": self.kept}))
         return row["true"]
 
+    def proxy_reward(self, environments: Sequence[RefundDesk], **_: Any) -> list[float]:
+        """The proxy of the same rollouts, as it was counted: a reward function, to stand behind the watch itself.
+
+        So that a reward which is drawn (a coin) is drawn once.
+        """
+        return self.rows[-1]["proxy"]
+
     def means(self, what: str) -> tuple[list[int], list[float]]:
         """Steps, and the mean of "proxy" or "true" over each one's rollouts, for a figure."""
         return [row["step"] for row in self.rows], [float(np.mean(row[what])) for row in self.rows]

@@ -171,3 +171,12 @@ def test_a_watch_asks_about_the_cases_of_the_step(tmp_path):
     watch(honest(), at(1))
     assert asked == [[c.id for c in CASES]]
     assert dict(watch.rows[0]["asked"]) == dict(watch_in(tmp_path).rows[0]["asked"]) == {7: -1.5, 9: -np.inf}
+
+
+def test_a_reward_that_is_drawn_is_drawn_once(tmp_path):
+    coin = np.random.default_rng(3)
+    watch = watch_in(tmp_path, proxy=lambda t: float(coin.random() < 0.5))
+    desks = honest()
+    watch(desks, at(1))
+    assert watch.proxy_reward(desks, trainer_state=at(1)) == watch.rows[0]["proxy"]
+    assert set(watch.rows[0]["proxy"]) == {0.0, 1.0}
