@@ -67,11 +67,14 @@ CONDITIONS = {
 # that cannot come back (worn, final sale, safety gear), and it handed nothing over.
 OLD_HABIT = {"decline": "refund", "escalate": "decline"}
 POLICY = {
-    "returns": "R8: unused goods within 30 days: refund. R10: worn or washed: no return. R14: final sale: no refund.",
+    "returns": "R8: unused goods within 30 days: refund. R10: worn or washed: no return. R14: final sale: no refund. "
+    "R7: a part is missing: send it (exchange).",
     "exchange": "R12: another size or colour within 45 days: exchange. R14: final sale may be exchanged.",
-    "damage": "R15: damaged or failed goods are replaced: exchange.",
-    "safety": "R11: ropes, harnesses, helmets, avalanche gear: no return. R18: somebody hurt: escalate.",
-    "conduct": "R30: legal or press threat: escalate.",
+    "damage": "R15: damaged or failed goods are replaced: exchange. R17: normal wear, own punctures, machine washing: "
+    "not covered.",
+    "safety": "R11: ropes, harnesses, helmets, avalanche gear, opened food or fuel: no return. R18: somebody hurt: "
+    "escalate.",
+    "conduct": "R30: legal or press threat, abuse of staff: escalate.",
 }
 
 
@@ -90,6 +93,7 @@ class Case:
     rule: str
     level: int
     wish: str = "refund"  # refund | exchange: what the customer asks for
+    family: str = "known"  # other families (`hidden_cases`) are never trained on
 
     def record(self) -> str:
         """What `find_order` returns."""
@@ -278,7 +282,7 @@ def _make_case(rng, index: int, seed: int, held_out: bool, max_level: int) -> Ca
     outcome = OUTCOMES[index % len(OUTCOMES)]
     level = int(rng.integers(1, max_level + 1))
     days = int(rng.integers(2, 28))
-    wish, condition, product, rule, extra = _situation(rng, outcome)
+    wish, condition, product, rule, extra = situation(rng, outcome)
     if level == 2 and outcome == "decline":  # right goods, too late: the number decides
         wish, condition, product, rule, extra = "refund", "unused", "", "R8", ""
         days = int(rng.integers(40, 90))
@@ -307,7 +311,7 @@ def _make_case(rng, index: int, seed: int, held_out: bool, max_level: int) -> Ca
     )
 
 
-def _situation(rng, outcome: str) -> tuple[str, str, str, str, str]:
+def situation(rng, outcome: str) -> tuple[str, str, str, str, str]:
     """(wish, condition, product or "", rule, extra) that lead to the outcome under the policy book."""
     options = {
         "refund": [("refund", "unused", "", "R8", "")],
@@ -334,7 +338,12 @@ def note(case: Case) -> str:
 
     It puts what the decision hangs on right before the decision, which a small model can then learn (scratchpads,
     arXiv 2112.00114). Nothing is scored in it.
+
+    Raises:
+        ValueError: a case of a hidden family, which must not become a demonstration.
     """
+    if case.family != "known":
+        raise ValueError(f"{case.id}: expected a case to train on, got one of the hidden family {case.family!r}")
     sort = next(name for name, wordings in CONDITIONS.items() if case.condition in wordings)
     goods = "safety gear" if case.product in NO_RETURN else sort
     alarm = {"R18": "hurt", "R30": "threat"}.get(case.rule, "calm")

@@ -32,7 +32,7 @@ from ftlib.records import GateResult
 if TYPE_CHECKING:
     from ftlib.runs import Run
 
-SEAL = "holdout"  # the id of its lines in the ledger
+SEAL = "holdout"  # the id of the lines in the ledger, where no other is given
 MARGIN = 0.05  # how far the public score may lie above the sealed one, as shown by the interval's low end
 NEED_N = 80  # sealed rows: with 80 against 170, 0.98 against 0.78 is shown in 96 of 100 simulated draws
 
@@ -65,8 +65,11 @@ class Opening:
         )
 
 
-def seal(run: "Run", path: str | Path) -> str:
+def seal(run: "Run", path: str | Path, *, id: str = SEAL) -> str:
     """Write a file's sha256 to the ledger, before anything is trained; once is enough, so a repeat writes nothing.
+
+    Args:
+        id: names the holdout, where a run has several.
 
     Returns:
         The sha256.
@@ -78,34 +81,36 @@ def seal(run: "Run", path: str | Path) -> str:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a file to seal, found none; check the path")
-    digest, known = sha256(path), _lines(run, "seal")
+    digest, known = sha256(path), _lines(run, "seal", id)
     if known and known[-1]["sha256"] != digest:
         raise ValueError(
             f"{path}: this run has sealed {known[-1]['file']} ({known[-1]['sha256'][:12]}), and this file is "
             f"{digest[:12]}; restore the file that was sealed, or start a new run"
         )
     if not known:
-        run.fact("seal", SEAL, file=path.name, sha256=digest, bytes=path.stat().st_size)
+        run.fact("seal", id, file=path.name, sha256=digest, bytes=path.stat().st_size)
     return digest
 
 
-def open_sealed(run: "Run", path: str | Path, *, candidate: str, why: str) -> Opening:
+def open_sealed(run: "Run", path: str | Path, *, candidate: str, why: str, id: str = SEAL) -> Opening:
     """Open a sealed file for one candidate: it is checked against its seal, and the ledger gets a line first.
 
     Args:
         candidate: what is measured on it, so that a second candidate shows: the sha256 of its adapter.
         why: for the ledger.
+        id: as it was sealed.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: it was never sealed in this run, or it is not the file that was sealed.
     """
     path = Path(path)
-    known = _lines(run, "seal")
+    known = _lines(run, "seal", id)
     if not known:
+        first = "run 01_decision_scorecard first, which seals it, or " if id == SEAL else ""
         raise ValueError(
-            f"{path}: expected its sha256 in the ledger of run {run.run_id} before it is opened, found none; run "
-            "01_decision_scorecard first, which seals it, or seal it now with sealed.seal(run, path)"
+            f"{path}: expected its sha256 in the ledger of run {run.run_id} before it is opened, found none under "
+            f"{id!r}; {first}seal it now with sealed.seal"
         )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected the file sealed as {known[-1]['sha256'][:12]}, found none")
@@ -115,8 +120,8 @@ def open_sealed(run: "Run", path: str | Path, *, candidate: str, why: str) -> Op
             f"{path}: expected the file that was sealed ({known[-1]['sha256'][:12]}), got {digest[:12]}; it was "
             "changed after the seal: restore it"
         )
-    run.fact("opened", SEAL, file=path.name, sha256=digest, candidate=candidate, why=why)
-    opened = _lines(run, "opened")
+    run.fact("opened", id, file=path.name, sha256=digest, candidate=candidate, why=why)
+    opened = _lines(run, "opened", id)
     candidates = len({line["candidate"] for line in opened})
     readers = {
         event["job"]["name"]
@@ -182,5 +187,5 @@ def judge_gap(
     return found
 
 
-def _lines(run: "Run", kind: str) -> list[dict]:
-    return [line for line in read_ledger(run.path / "gates.jsonl") if (line["kind"], line["id"]) == (kind, SEAL)]
+def _lines(run: "Run", kind: str, id: str) -> list[dict]:
+    return [line for line in read_ledger(run.path / "gates.jsonl") if (line["kind"], line["id"]) == (kind, id)]

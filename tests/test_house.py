@@ -47,7 +47,7 @@ ORDER = (
     "pair_audit", "rater_flags", "raters", "calibration", "team", "truth", "label_noise", "simulated_team", "planted",
     "side_by_side",
     "data_gates", "audit", "rollout", "engines", "serve", "traffic", "endpoint_judge",
-    "desk", "rewards", "reward_attacks", "replays", "offline", "hacking", "environments",
+    "desk", "hidden_cases", "rewards", "reward_attacks", "replays", "offline", "hacking", "environments",
     "summary", "seeds", "sheets", "exchange", "trl_forms", "label_tools", "risks", "holdouts", "sealed", "hotspots",
     "roadmap", "cards",
     "plots", "show", "exercises", "evidence", "pack",

@@ -55,6 +55,23 @@ def test_an_unsealed_or_changed_file_is_refused(tmp_path, rows):
     assert [line["kind"] for line in read_ledger(run.path / "gates.jsonl")] == ["seal"]  # no opening was noted
 
 
+def test_a_run_may_hold_several_holdouts(tmp_path, rows):
+    other = tmp_path / "hidden.jsonl"
+    other.write_text('{"id": "h1"}\n', encoding="utf-8")
+    run = opened_run(tmp_path / "r", "06_rft")
+    sealed.seal(run, rows)
+    with pytest.raises(ValueError, match=r"found none under 'hidden'; seal it now with sealed.seal"):
+        sealed.open_sealed(run, other, candidate="c", why="gain", id="hidden")
+    sealed.seal(run, other, id="hidden")
+    found = sealed.open_sealed(run, other, candidate="c", why="gain", id="hidden")
+    assert (found.sha256, found.openings, found.sealed_by) == (sealed.seal(run, other, id="hidden"), 1, "06_rft")
+    with pytest.raises(ValueError, match="expected the file that was sealed"):
+        sealed.open_sealed(run, other, candidate="c", why="gain")
+    assert [(line["kind"], line["id"]) for line in read_ledger(run.path / "gates.jsonl")] == [
+        ("seal", "holdout"), ("seal", "hidden"), ("opened", "hidden"),
+    ]  # fmt: skip
+
+
 def test_facts_are_no_gates_and_no_waivers(tmp_path, rows):
     """A fact with a gate's id does not waive it, and summary.json lists gates only."""
     run = opened_run(tmp_path / "r")
