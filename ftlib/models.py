@@ -223,6 +223,20 @@ def load_model(
     return model
 
 
+def load_nf4_values(model_id: str, *, dtype: str = "bf16", not_nf4: Sequence[str] = (), device: str = "cpu"):
+    """A causal LM in plain layers that hold the values of its NF4 form: the reference of a QLoRA training, in `dtype`.
+
+    Quantising takes seconds; where several trainings begin with the same base on a CPU, each may begin with a copy of
+    this one (`lean` unpacks the 4-bit values there anyway).
+
+    Args:
+        not_nf4: as in `load_model`.
+    """
+    model = load_model(model_id, dtype=dtype, device=device)
+    _round_to_nf4(model, dtype, not_nf4)
+    return model.eval()
+
+
 def load_merged(model_id: str, adapters: list[Path], *, dtype: str = "bf16", device: str = "cpu"):
     """The base model with one or more LoRA adapters merged into its weights, in order; ready for sampling.
 

@@ -41,12 +41,12 @@ ORDER = (
     "models", "profiles",
     "criteria", "scorecard", "sensitivity", "costs", "quality", "schema", "store", "ratings", "agreement",
     "pair_rules", "pairs", "rubric", "differences",
-    "ragged", "generate", "train", "tree", "lean", "methods", "tasks", "everyday",
-    "safety", "extraction", "approval", "refusals", "attacks", "redteam", "judges",
+    "ragged", "generate", "train", "kl_guard", "tree", "lean", "methods", "tasks", "everyday",
+    "safety", "decisions", "dpo_watch", "extraction", "approval", "refusals", "attacks", "redteam", "judges",
     "gates", "confusion", "power", "paired", "family", "looks", "lengths",
     "pair_audit", "rater_flags", "raters", "calibration", "team", "truth", "label_noise", "simulated_team", "planted",
     "side_by_side",
-    "data_gates", "audit", "rollout", "engines", "serve", "traffic", "endpoint_judge",
+    "data_gates", "audit", "rollout", "engines", "serve", "traffic", "endpoint_judge", "reward_judge",
     "desk", "hidden_cases", "rewards", "reward_attacks", "replays", "offline", "hacking", "environments",
     "summary", "seeds", "sheets", "exchange", "trl_forms", "label_tools", "risks", "holdouts", "sealed", "hotspots",
     "roadmap", "cards",
@@ -55,7 +55,7 @@ ORDER = (
     "colab", "runner", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}
-IMPORTS_TRANSFORMERS = {"train"}  # its callbacks are subclasses of transformers' one
+IMPORTS_TRANSFORMERS = {"train", "kl_guard"}  # their callbacks are subclasses of transformers' one
 
 
 @functools.cache

@@ -275,6 +275,20 @@ def test_an_adapter_over_nf4_is_merged_into_the_nf4_values(tmp_path, not_nf4):
     assert torch.equal(merged["marked"].get_output_embeddings().weight, head), "the output head is not quantised"
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_nf4_values_in_plain_layers_are_those_that_training_reads(tmp_path, dtype):
+    tiny_model(hidden=64).save_pretrained(tmp_path)
+    given = {"dtype": dtype, "not_nf4": ["k_proj"]}
+    plain, packed = models.load_nf4_values(str(tmp_path), **given), models.load_model(str(tmp_path), nf4=True, **given)
+    rounded = 0
+    for name, layer in packed.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            values = plain.get_submodule(name).weight
+            assert torch.equal(values, models.unpacked_weight(name, layer).to(values.dtype).reshape(values.shape)), name
+            rounded += hasattr(layer.weight, "quant_state")
+    assert rounded == 12  # six of seven in each of two layers
+
+
 def test_a_missing_adapter_is_said_before_anything_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "load_model", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(FileNotFoundError, match=r"sft: expected a PEFT adapter folder \(adapter_config\.json\)"):
