@@ -77,7 +77,7 @@ gpu-check: model
 	$(BIN)/python -m benchmarks speed --out '$(or $(OUT),gpu-check.json)'
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check ftlib tests notebooks benchmarks

@@ -2,11 +2,14 @@
 
 import os
 import signal
+from pathlib import Path
 from uuid import uuid4
 
 import psutil
 import pytest
 import sqlalchemy as sa
+from filelock import FileLock
+from notebook_runs import play
 
 from benchmarks.cases import postgres
 
@@ -28,10 +31,26 @@ def pytest_xdist_auto_num_workers(config) -> int:
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """The long files first, so that neither process ends with one of them alone."""
-    items.sort(
-        key=lambda item: 0 if item.get_closest_marker("chain") else 1 if item.get_closest_marker("result") else 2
-    )
+    """The long files first, so that neither process ends with one of them alone; `--no-loadscope-reorder` keeps it so.
+
+    The deep notebooks come last: they wait for the chain, which the other process makes meanwhile.
+    """
+    place = {"chain": 0, "result": 1, "deep": 3}
+    items.sort(key=lambda item: next((at for mark, at in place.items() if item.get_closest_marker(mark)), 2))
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory) -> Path:
+    """A finished smoke run of all notebooks, made once for all test processes; to be copied, not changed."""
+    base = tmp_path_factory.getbasetemp()
+    runs = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "chain"
+    runs.mkdir(exist_ok=True)
+    with FileLock(runs / ".lock"):
+        if not (runs / "made").exists():
+            done = play(runs, "--profile", "smoke", "--seed", "3")
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            (runs / "made").touch()
+    return next(path for path in runs.iterdir() if (path / "run.json").is_file())
 
 
 @pytest.fixture(scope="session")

@@ -1,49 +1,22 @@
 """The notebooks, run for real on profile `smoke`: the whole chain once, then each one alone from a copy of that run."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 from lineage_schema import schema_faults
+from notebook_runs import ROOT, command, environment, papermill, play
 
 from ftlib.evidence import verify_run
 from ftlib.lineage import read_events
-from ftlib.runs import STAGE, stage_path
+from ftlib.runs import STAGE
 
-ROOT = Path(__file__).resolve().parent.parent
 NAMES = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
-DEEP = [path.stem for path in sorted((ROOT / "notebooks" / "deep").glob("*.ipynb"))]
 pytestmark = pytest.mark.chain
-
-
-def environment(runs: Path) -> dict:
-    return {**os.environ, "FTLIB_RUNS": str(runs), "TOKENIZERS_PARALLELISM": "false"}
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory) -> Path:
-    """A finished smoke run of all notebooks, made by the command that users type."""
-    runs = tmp_path_factory.mktemp("runs")
-    play = [sys.executable, "-m", "ftlib", "run", "--profile", "smoke", "--seed", "3"]
-    done = subprocess.run(play, cwd=runs, env=environment(runs), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return next(path for path in runs.iterdir() if (path / "run.json").is_file())
-
-
-def command(name: str, out: Path, *parameters: str) -> list[str]:
-    notebook = str(ROOT / "notebooks" / f"{name}.ipynb")
-    return [sys.executable, "-m", "papermill", notebook, str(out), "--no-progress-bar", *parameters]
-
-
-def papermill(name: str, out: Path, runs: Path, *parameters: str, cwd: Path) -> subprocess.CompletedProcess:
-    given = {"cwd": cwd, "env": environment(runs), "capture_output": True, "text": True}
-    return subprocess.run(command(name, out, *parameters), **given, check=False)
 
 
 def kill_when_there(file: Path, name: str, out: Path, runs: Path, *parameters: str, cwd: Path) -> None:
@@ -83,9 +56,7 @@ def test_the_chain_completes_and_reports(chain):
 
 def test_a_second_start_has_nothing_left_to_do(chain):
     before = {name: (chain / f"{name}.ipynb").stat().st_mtime_ns for name in NAMES}
-    play = [sys.executable, "-m", "ftlib", "run", "--profile", "smoke", "--run", chain.name, "--seed", "3"]
-    runs = chain.parent
-    done = subprocess.run(play, cwd=runs, env=environment(runs), capture_output=True, text=True, check=False)
+    done = play(chain.parent, "--profile", "smoke", "--run", chain.name, "--seed", "3")
     assert done.returncode == 0, done.stderr[-2000:]
     assert {name: (chain / f"{name}.ipynb").stat().st_mtime_ns for name in NAMES} == before
 
@@ -118,18 +89,6 @@ def test_each_notebook_alone(name, chain, tmp_path):
         assert "pp-0332" in asked and "pp-0005" not in asked
     if kept:
         assert (stage / "warm_adapter" / "adapter_model.safetensors").stat().st_mtime_ns == kept, "it was trained again"
-
-
-def test_the_deep_notebooks_over_a_finished_run(chain, tmp_path):
-    """`make deep`: each reads the run, completes, and leaves a run that still verifies."""
-    copy = tmp_path / "runs" / chain.name
-    shutil.copytree(chain, copy, ignore=shutil.ignore_patterns("checkpoints"))
-    play = [sys.executable, "-m", "ftlib", "run", "--run", chain.name, "--deep"]
-    done = subprocess.run(play, cwd=tmp_path, env=environment(copy.parent), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    for name in DEEP:
-        assert (stage_path(copy, name) / "COMPLETE").is_file()
-    assert verify_run(copy) == []
 
 
 REFUSALS = [
