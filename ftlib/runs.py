@@ -217,14 +217,15 @@ class Run:
         failed = [line for line in asked if blocks(line)]
         refused = [line for line in failed if line["id"] not in waive]
         if refused:
-            raise ValueError(
-                "\n".join(
-                    f"gate {line['id']!r} of {line['notebook']} failed: {line['value']:.4g}, needed {line['op']} "
-                    f"{line['threshold']:.4g} (n = {line['n']}); {line['note'] or 'improve it'} and run "
-                    f"{line['notebook']} again, or go on knowingly with waive={{{line['id']!r}: 'reason'}}"
-                    for line in refused
-                )
-            )
+            faults = [
+                f"gate {line['id']!r} of {line['notebook']} failed: {line['value']:.4g}, needed {line['op']} "
+                f"{line['threshold']:.4g} (n = {line['n']}); {line['note'] or 'improve it'} and run "
+                f"{line['notebook']} again, or go on knowingly with waive={{{line['id']!r}: 'reason'}}"
+                for line in refused
+            ]
+            reasons = dict.fromkeys([*waive, *(line["id"] for line in refused)], "reason")
+            command = f'python -m ftlib run --run {self.run_id} --only {self.notebook} --set waive="{reasons}"'
+            raise ValueError("\n".join([*faults, f"by command: {command}"]))
         for line in failed:
             line["waived"] = waive[line["id"]]
             self._ledger(
