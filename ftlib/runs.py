@@ -223,7 +223,7 @@ class Run:
                 f"{line['notebook']} again, or go on knowingly with waive={{{line['id']!r}: 'reason'}}"
                 for line in refused
             ]
-            reasons = dict.fromkeys([*waive, *(line["id"] for line in refused)], "reason")
+            reasons = {**waive, **{line["id"]: "reason" for line in refused}}
             command = f'python -m ftlib run --run {self.run_id} --only {self.notebook} --set waive="{reasons}"'
             raise ValueError("\n".join([*faults, f"by command: {command}"]))
         for line in failed:
