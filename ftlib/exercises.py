@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 STATES = {
+    "question": ("?", "#2f6f9f"),
     "not tried yet": ("○", "#5b6770"),
     "wrong": ("✘", "#b5473c"),
     "right": ("✔", "#2f7d5b"),
@@ -27,7 +28,7 @@ STATES = {
 class Note:
     """What an exercise says; shows itself as a cell's last line, in a browser and as text."""
 
-    state: Literal["not tried yet", "wrong", "right", "hint", "solution"]
+    state: Literal["question", "not tried yet", "wrong", "right", "hint", "solution"]
     text: str
 
     def __repr__(self) -> str:
