@@ -68,6 +68,15 @@ def test_a_card_that_says_other_numbers_is_found(run):
     assert len(cards.card_faults("no card", summary)) in (1, len(summary["metrics"]))
 
 
+def test_what_a_deep_notebook_measured_later_need_not_be_on_the_card(run):
+    text, summary = cards.model_card(run), load_summary(run)
+    accuracy = summary["metrics"]["sft.intent_accuracy"]
+    summary["metrics"]["arms.random_success"] = accuracy | {"notebook": "06a_hacked_on_purpose"}
+    assert cards.card_faults(text, summary) == []
+    summary["metrics"]["sft.late"] = accuracy | {"notebook": "02_sft"}
+    assert cards.card_faults(text, summary) == ["model card: sft.late is missing, summary.json says (0.9, 170)"]
+
+
 def test_a_smoke_card_says_so(tmp_path):
     text = cards.model_card(make_run(tmp_path / "r1", "smoke"))
     assert "None of its numbers is evidence" in text and "no-evidence" in text
