@@ -21,7 +21,8 @@ class KlGuard(TrainerCallback):
     """Looks at KL every few steps, keeps the last good state in memory, and acts over the cap.
 
     Args:
-        trainer: whose `beta` is raised (TRL's DPOTrainer and KTOTrainer read it at each step).
+        trainer: whose `beta` is raised (TRL's DPOTrainer and KTOTrainer read it at each step). One without a beta, such
+            as an SFTTrainer, can be stopped only.
         measure: step -> KL(policy || reference) in nats a token, on fresh samples.
         every: steps between two looks; there is one at the last step too.
         cap: nats a token. NaN is over it.
@@ -31,11 +32,13 @@ class KlGuard(TrainerCallback):
         keep: called after each good look, to write the checkpoint to disk.
 
     Attributes:
-        rows: {"step", "kl", "beta", "action"} of each look; at step 0 the policy is the reference.
+        rows: {"step", "kl", "beta", "action"} of each look; at step 0 the policy is the reference. "beta" is None
+            where the trainer has none.
         why_stopped: in words.
 
     Raises:
-        ValueError: an unknown policy, a factor of 1 or less, or a cap or number of steps that is not positive.
+        ValueError: an unknown policy, a factor of 1 or less, a cap or number of steps that is not positive, or a beta
+            to be raised that the trainer does not have.
     """
 
     def __init__(
@@ -57,6 +60,10 @@ class KlGuard(TrainerCallback):
                 f"KlGuard: expected every >= 1, a finite cap > 0, factor > 1 and most_raises >= 0, got {every}, {cap}, "
                 f"{factor} and {most_raises}"
             )
+        if policy == "raise_beta" and not hasattr(trainer, "beta"):
+            raise ValueError(
+                f"KlGuard: expected a trainer with a beta to raise, got {type(trainer).__name__}; use 'stop'"
+            )
         self.trainer, self.measure, self.every, self.cap = trainer, measure, every, cap
         self.policy, self.factor, self.most_raises, self.keep = policy, factor, most_raises, keep
         self.rows: list[dict] = []
@@ -67,12 +74,12 @@ class KlGuard(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
         self._remember(model, optimizer)
-        self.rows = [{"step": state.global_step, "kl": 0.0, "beta": self.trainer.beta, "action": "start"}]
+        self.rows = [{"step": state.global_step, "kl": 0.0, "beta": self._beta(), "action": "start"}]
 
     def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
         if state.global_step % self.every and state.global_step != state.max_steps:
             return
-        row = {"step": state.global_step, "kl": float(self.measure(state.global_step)), "beta": self.trainer.beta}
+        row = {"step": state.global_step, "kl": float(self.measure(state.global_step)), "beta": self._beta()}
         self.rows.append(row)
         if row["kl"] <= self.cap:
             row["action"] = "kept"
@@ -93,6 +100,9 @@ class KlGuard(TrainerCallback):
         times = f" after beta was raised {self.raises} times" if self.raises else ""
         self.why_stopped = f"KL {row['kl']:.3f} is over its cap of {self.cap:g} nats a token{times}"
         control.should_training_stop = True
+
+    def _beta(self) -> float | None:
+        return getattr(self.trainer, "beta", None)
 
     def _remember(self, model, optimizer) -> None:
         self._weights = {name: w.detach().clone() for name, w in model.named_parameters() if w.requires_grad}

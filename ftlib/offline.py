@@ -1,12 +1,14 @@
-"""What logged rollouts say before anything is trained online: which cases can teach, and how good another policy is.
+"""What logged rollouts say before anything is trained online: which cases can teach, how good another policy is, and
+how far it is from the one that wrote the log.
 
 Left out on purpose: per-step corrections and doubly robust estimates. A case at the desk takes two or three calls, and
 no model of its value is at hand that one would trust.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,11 +17,15 @@ from scipy import stats
 from ftlib.gates import Interval, wilson
 from ftlib.looks import mean_above
 
+if TYPE_CHECKING:
+    from ftlib.tree import Tree
+
 BAND = (0.2, 0.8)
 ROLLOUTS_A_PASS = 64  # scored together: what they share is read once
 EDGE = 0.25  # logits: a token so near to the last of the top k counts as one of them; two passes in bf16 differ by that
 
 Turns = Sequence[tuple[Sequence[int], Sequence[int]]]  # of one rollout: token ids of each prompt and its answer
+Turn = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -83,6 +89,7 @@ class OffPolicy:
         n: logged rollouts.
         effective_n: rollouts drawn from the target that would say as much, (sum w)^2 / sum w^2 (Kish).
         mean_weight: 1 but for chance. Far below 1, the target goes where the log has not been.
+        plain: ordinary importance-sampling estimate, mean of w r: unbiased, may exceed 1, and swings with the weights.
     """
 
     value: float
@@ -91,6 +98,7 @@ class OffPolicy:
     n: int
     effective_n: float
     mean_weight: float
+    plain: float
 
 
 def off_policy(
@@ -141,6 +149,7 @@ def off_policy(
         n=r_N.size,
         effective_n=effective_n,
         mean_weight=float(w_N.mean()),
+        plain=float((w_N * r_N).mean()),
     )
 
 
@@ -162,34 +171,86 @@ def log_likelihoods(model, rollouts: Sequence[Turns], *, temperature: float = 1.
         ValueError: no rollout, one without a turn, an option out of its range, or a model whose attention or head this
             room does not know.
     """
+    _check(rollouts, model)
+    if temperature <= 0 or top_k < 1:
+        raise ValueError(f"expected temperature > 0 and top_k >= 1, got {temperature} and {top_k}")
+    found = np.empty(len(rollouts))
+    for places, turns, laid in _passes(rollouts):
+        of_turn = dict(zip(turns, _log_probs(model, turns, laid, temperature, top_k), strict=True))
+        found[places] = [sum(of_turn[turn] for turn in _written(rollouts[n])) for n in places]
+    return found
+
+
+def kl_from(policy, reference, rollouts: Sequence[Turns]) -> tuple[np.ndarray, np.ndarray]:
+    """How far a policy is from a reference where rollouts have been: KL(policy || reference) at each written token.
+
+    The KL of each next-token distribution is worked out over the whole vocabulary, at temperature 1 and before top-k,
+    so it is never negative and needs no draw of the token (unlike k1 and k3, `train.kl_on_samples`). On rollouts of
+    `policy` itself the mean of `nats` is an unbiased estimate of the KL between whole rollouts (chain rule). On the
+    reference's own log it says how far the policy has moved where the log has been, not where else it goes.
+
+    Args:
+        policy, reference: causal LMs with one vocabulary.
+        rollouts: turns of each, as `desk.rollouts(turns=…)` collects them.
+
+    Returns:
+        (nats, tokens), both of shape (N,): the sum over a rollout's written tokens, and how many they are. The KL a
+        token is nats.sum() / tokens.sum().
+
+    Raises:
+        ValueError: as `log_likelihoods`.
+    """
+    for model in (policy, reference):
+        _check(rollouts, model)
+    nats_N = np.empty(len(rollouts))
+    for places, turns, laid in _passes(rollouts):
+        of_turn = dict(zip(turns, _kl_sums(policy, reference, turns, laid), strict=True))
+        nats_N[places] = [sum(of_turn[turn] for turn in _written(rollouts[n])) for n in places]
+    return nats_N, np.array([sum(len(answer) for _, answer in rollout) for rollout in rollouts], dtype=float)
+
+
+def _check(rollouts: Sequence[Turns], model) -> None:
     from ftlib.lean import HEAD_SCALES
 
-    if not rollouts or not all(rollouts) or temperature <= 0 or top_k < 1:
+    if not rollouts or not all(rollouts):
         raise ValueError(
-            "expected one or more rollouts with a turn each, temperature > 0 and top_k >= 1, got "
-            f"{[len(turns) for turns in rollouts]} turns, {temperature} and {top_k}"
+            f"expected one or more rollouts with a turn each, got {[len(turns) for turns in rollouts]} turns"
         )
     scaled = [name for name in HEAD_SCALES if getattr(model.config.get_text_config(), name, None)]
     if scaled:
         raise ValueError(f"{type(model).__name__} scales its logits ({scaled[0]}): score it with its own forward pass")
+
+
+def _written(rollout: Turns) -> list[Turn]:
+    """The turns in which something was written."""
+    return [(tuple(prompt), tuple(answer)) for prompt, answer in rollout if len(answer)]
+
+
+def _passes(rollouts: Sequence[Turns]) -> Iterator[tuple[list[int], list[Turn], "Tree"]]:
+    """Portions that are read together: the places of their rollouts, their turns (each once), and the tree of these."""
+    from ftlib.tree import Tree
+
     order = sorted(range(len(rollouts)), key=lambda n: tuple(rollouts[n][0][0]))  # those of one case side by side
-    found = np.empty(len(rollouts))
     for start in range(0, len(order), ROLLOUTS_A_PASS):
-        part = order[start : start + ROLLOUTS_A_PASS]
-        found[part] = _scored(model, [rollouts[n] for n in part], temperature, top_k)
-    return found
+        places = order[start : start + ROLLOUTS_A_PASS]
+        turns = list(dict.fromkeys(turn for n in places for turn in _written(rollouts[n])))
+        # The last token of an answer predicts nothing, so it need not be read.
+        texts = [(*prompt, *answer[:-1]) for prompt, answer in turns]
+        yield places, turns, Tree.of_texts(texts, [range(len(p) - 1, len(p) + len(a) - 1) for p, a in turns])
 
 
-def _scored(model, rollouts: Sequence[Turns], temperature: float, top_k: int) -> list[float]:
+def _by_turn(values, turns: Sequence[Turn]) -> list[float]:
+    """Values of all written tokens, one after the other, summed turn by turn."""
+    ends = np.cumsum([len(answer) for _, answer in turns])
+    return [float(part.sum()) for part in np.split(values.double().cpu().numpy(), ends[:-1])]
+
+
+def _log_probs(model, turns: Sequence[Turn], laid: "Tree", temperature: float, top_k: int) -> list[float]:
     import torch
 
     from ftlib import tree
     from ftlib.lean import HEAD_ROWS
 
-    turns = list(dict.fromkeys((tuple(p), tuple(a)) for rollout in rollouts for p, a in rollout if len(a)))
-    # The last token of an answer predicts nothing, so it need not be read.
-    texts = [(*prompt, *answer[:-1]) for prompt, answer in turns]
-    laid = tree.Tree.of_texts(texts, [range(len(p) - 1, len(p) + len(a) - 1) for p, a in turns])
     targets = torch.tensor([token for _, answer in turns for token in answer], device=model.device)
     logp = torch.empty(len(targets))
     with torch.inference_mode(), tree.attention(model):
@@ -201,9 +262,29 @@ def _scored(model, rollouts: Sequence[Turns], temperature: float, top_k: int) ->
             at_target = logits.gather(-1, targets[rows, None])[:, 0]
             drawn = at_target - kept.logsumexp(-1)
             logp[rows] = drawn.masked_fill(at_target < kept[:, -1] - EDGE, -math.inf).cpu()
-    ends = np.cumsum([len(answer) for _, answer in turns])
-    of_turn = dict(zip(turns, (float(part.sum()) for part in np.split(logp.double().numpy(), ends[:-1])), strict=True))
-    return [sum(of_turn[tuple(p), tuple(a)] for p, a in rollout if len(a)) for rollout in rollouts]
+    return _by_turn(logp, turns)
+
+
+def _kl_sums(policy, reference, turns: Sequence[Turn], laid: "Tree") -> list[float]:
+    import torch
+
+    from ftlib import tree
+    from ftlib.lean import HEAD_ROWS
+
+    models, hidden = (policy, reference), []
+    with torch.inference_mode():
+        for model in models:
+            with tree.attention(model):
+                hidden.append(laid.hidden(model.get_decoder()))  # (S, H)
+        kl_S = torch.empty(len(hidden[0]))
+        for start in range(0, len(kl_S), HEAD_ROWS):
+            rows = slice(start, start + HEAD_ROWS)
+            p, q = (
+                model.get_output_embeddings()(of[rows]).float().log_softmax(-1)  # (rows, V)
+                for model, of in zip(models, hidden, strict=True)
+            )
+            kl_S[rows] = (p.exp() * (p - q)).sum(-1).cpu()
+    return _by_turn(kl_S, turns)
 
 
 class RolloutLog:

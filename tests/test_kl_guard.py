@@ -114,6 +114,16 @@ def test_adams_moments_come_back_and_the_learning_rate_does_not():
     assert played.optimizer.param_groups[0]["lr"] == 0.5
 
 
+def test_a_trainer_without_beta_is_stopped_and_has_none_to_raise():
+    """SFTTrainer: the KL to where it began is watched, and nothing in its loss holds it there."""
+    played = Played({10: 0.4, 20: 1.5})
+    del played.trainer.beta
+    assert played.train() == 20 and played.weight == pytest.approx(10, abs=1e-3)
+    assert [row["beta"] for row in played.guard.rows] == [None, None, None]
+    with pytest.raises(ValueError, match="expected a trainer with a beta to raise"):
+        KlGuard(played.trainer, played.measure, every=1, cap=1.0, policy="raise_beta")
+
+
 @pytest.mark.parametrize(
     "options",
     [{"policy": "shout"}, {"cap": 0.0}, {"every": 0}, {"factor": 1.0}, {"most_raises": -1}, {"cap": float("nan")}],

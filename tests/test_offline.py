@@ -9,7 +9,7 @@ import torch
 from tiny import tiny_model
 
 from ftlib import tree
-from ftlib.offline import RolloutLog, log_likelihoods, mixed_at_k, off_policy, pass_at_k, sort_cases
+from ftlib.offline import RolloutLog, kl_from, log_likelihoods, mixed_at_k, off_policy, pass_at_k, sort_cases
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,13 @@ def test_the_estimate_by_hand():
     half = 3.1824463 * math.sqrt(1.0859375) / 4  # Student's, 3 degrees of freedom
     assert found.interval == pytest.approx((max(0, 0.625 - half), min(1, 0.625 + half)), abs=1e-6)
     assert found.n == 4 and 0 <= found.lower < 0.625
+    assert found.plain == pytest.approx(0.625)  # the weights' mean is 1
+
+
+def test_the_plain_estimate_by_hand():
+    """Weights 4, 0.5, 0.5 and rewards 1, 1, 0: plain 4.5 / 3 leaves [0, 1], self-normalised 4.5 / 5 does not."""
+    found = off_policy([1, 1, 0], np.log([0.2, 0.6, 0.6]), np.log([0.8, 0.3, 0.3]))
+    assert (found.plain, found.value) == (pytest.approx(1.5), pytest.approx(0.9))
 
 
 def test_the_same_policy_is_the_plain_mean():
@@ -187,7 +194,7 @@ def test_texts_that_part_at_any_depth():
     [([], {}), ([[]], {}), (ROLLOUTS, {"temperature": 0.0}), (ROLLOUTS, {"top_k": 0})],
 )
 def test_rollouts_that_cannot_be_scored(rollouts, options):
-    with pytest.raises(ValueError, match="one or more rollouts with a turn each"):
+    with pytest.raises(ValueError, match="one or more rollouts with a turn each|temperature > 0 and top_k >= 1"):
         log_likelihoods(tiny_model(2), rollouts, **options)
 
 
@@ -196,6 +203,36 @@ def test_a_head_that_scales_is_refused():
     model.config.logit_scale = 2.0
     with pytest.raises(ValueError, match="scales its logits"):
         log_likelihoods(model, ROLLOUTS)
+    with pytest.raises(ValueError, match="scales its logits"):
+        kl_from(tiny_model(2), model, ROLLOUTS)
+
+
+def kl_by_hand(policy, reference, rollout) -> float:
+    """One plain forward pass a token, and the sum over all tokens of the vocabulary."""
+    total = 0.0
+    for prompt, answer in rollout:
+        for n in range(len(answer)):
+            ids = torch.tensor([[*prompt, *answer[:n]]])
+            with torch.inference_mode():
+                p, q = (m(input_ids=ids).logits[0, -1].double().log_softmax(-1) for m in (policy, reference))
+            total += float((p.exp() * (p - q)).sum())
+    return total
+
+
+def test_the_distance_of_two_policies_at_each_written_token():
+    policy, reference = tiny_model(2), tiny_model(3)
+    nats, tokens = kl_from(policy, reference, ROLLOUTS)
+    assert nats == pytest.approx([kl_by_hand(policy, reference, r) for r in ROLLOUTS], rel=1e-4)
+    assert tokens.tolist() == [5, 6, 2, 5] and nats[0] == nats[3] and (nats > 0).all()
+    assert kl_from(policy, policy, ROLLOUTS)[0] == pytest.approx([0] * 4, abs=1e-5)
+    assert {m.config._attn_implementation for m in (policy, reference)} != {tree.ATTENTION}  # put back
+
+
+def test_the_distance_of_more_rollouts_than_one_pass_holds(monkeypatch):
+    policy, reference = tiny_model(2), tiny_model(3)
+    whole = kl_from(policy, reference, ROLLOUTS)[0]
+    monkeypatch.setattr("ftlib.offline.ROLLOUTS_A_PASS", 2)
+    assert kl_from(policy, reference, ROLLOUTS)[0] == pytest.approx(whole, rel=1e-5)
 
 
 def test_a_log_answers_for_the_cases_it_has():
