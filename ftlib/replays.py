@@ -152,6 +152,19 @@ class Replay:
         return Side(name, lines[:step], len(lines), dict(self._score(by_then)), by_then.success)
 
 
+def told(trajectory: Trajectory, chat: Sequence[dict[str, Any]]) -> str:
+    """A rollout in words, for a rater or a reward model that sees no more: a line a message after the customer's.
+
+    Line breaks inside a message become spaces, so that nothing a model writes can pass for a line of the desk's.
+
+    Example:
+        >>> told(*play(case, ["One moment."]))
+        'model: One moment.'
+    """
+    lines = _lines(([trajectory], [chat]), 0)
+    return "\n".join(f"{line.who}: {' '.join(line.text.split())}" for line in lines)
+
+
 def _lines(rollouts: tuple, number: int) -> tuple[Line, ...]:
     """A chat after the customer's message, each answer of the desk with what the log says of the call."""
     trajectory, chat = rollouts[0][number], rollouts[1][number]

@@ -13,6 +13,7 @@ Left out on purpose: training (the notebook calls RewardTrainer), scores of part
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -87,6 +88,38 @@ class RewardJudge:
         with torch.inference_mode():
             device = next(self.model.parameters()).device
             return self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits[:, 0].float().tolist()
+
+
+def load_reward_model(folder: str | Path, adapter: str | Path, tokenizer, *, device: str = "cpu"):
+    """A reward model as a RewardTrainer with LoRA has left it: the base, its adapter, and the trained head, in fp32.
+
+    In bf16 scores that lie near each other would come out equal.
+    Args:
+        folder: the base model that it was trained on.
+        adapter: where the trainer's model was saved; a folder of a LoraConfig with task_type="SEQ_CLS" holds the head.
+
+    Raises:
+        ValueError: a folder without a trained head: its scores would be drawn.
+    """
+    from peft import PeftModel
+    from safetensors import safe_open
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging as messages
+
+    with safe_open(Path(adapter) / "adapter_model.safetensors", framework="pt") as weights:
+        names = list(weights.keys())
+        if not any(".score." in name for name in names):
+            raise ValueError(f"{adapter}: expected a trained head (score), found none; train with task_type='SEQ_CLS'")
+    level = messages.get_verbosity()
+    messages.set_verbosity_error()  # it would report a new head, in whose place comes the one of the adapter's folder
+    try:
+        base = AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=1, dtype="float32", device_map={"": device}
+        )
+    finally:
+        messages.set_verbosity(level)
+    base.config.get_text_config().pad_token_id = tokenizer.pad_token_id  # finds a text's last token by it
+    return PeftModel.from_pretrained(base, adapter).eval()
 
 
 def ranked_right(judge: RewardJudge, pairs: Sequence[PreferencePair]) -> np.ndarray:

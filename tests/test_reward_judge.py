@@ -9,7 +9,7 @@ from test_decisions import pair
 
 from ftlib import judges
 from ftlib.endpoint_judge import probe
-from ftlib.reward_judge import RewardJudge, ranked_right, reward_ids, reward_rows
+from ftlib.reward_judge import RewardJudge, load_reward_model, ranked_right, reward_ids, reward_rows
 
 
 class Letters:
@@ -125,3 +125,24 @@ def test_a_tiny_model_learns_its_pairs_by_trl(tmp_path):
     longer = [pair(9, "production", "O" * 5, "Y" * 5).model_copy(update={"prompt": "qqqqq"})]
     assert ranked_right(judge, longer).tolist() == [1.0]
     assert np.isfinite(judge.scores(["q"], ["O"])).all()
+
+
+def test_a_saved_reward_model_scores_as_it_did(tmp_path):
+    """Adapter and head come back from the folder; an adapter without a head is no reward model."""
+    from peft import LoraConfig, get_peft_model
+    from tiny import TinyTokenizer, tiny_model
+    from transformers import LlamaForSequenceClassification
+
+    tiny_model().save_pretrained(tmp_path / "base")
+    base = LlamaForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=1)
+    lora = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
+    model = get_peft_model(base, LoraConfig(**lora, task_type="SEQ_CLS")).eval()
+    model.save_pretrained(tmp_path / "whole")
+    ids = torch.tensor([[40, 50, 60, 70]])
+    found = load_reward_model(tmp_path / "base", tmp_path / "whole", TinyTokenizer())
+    with torch.inference_mode():
+        assert torch.allclose(found(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-6)
+    assert RewardJudge(found, Letters()).scores(["b"], ["c"]).shape == (1,)
+    get_peft_model(tiny_model(), LoraConfig(**lora, task_type="CAUSAL_LM")).save_pretrained(tmp_path / "headless")
+    with pytest.raises(ValueError, match="expected a trained head"):
+        load_reward_model(tmp_path / "base", tmp_path / "headless", TinyTokenizer())
