@@ -94,10 +94,26 @@ class Case:
     level: int
     wish: str = "refund"  # refund | exchange: what the customer asks for
     family: str = "known"  # other families (`hidden_cases`) are never trained on
+    told: bool = False  # the message holds the record already, so no look-up is needed (`long_cases`)
+    trail: tuple[str, ...] = ()  # numbers that the order had before, the oldest first: each leads to the next
+
+    def __post_init__(self):
+        object.__setattr__(self, "trail", tuple(self.trail))  # a list where the case comes from JSON or a table
 
     def record(self) -> str:
         """What `find_order` returns."""
         return f"{self.product}; {self.condition}; delivered {self.days} days ago; {self.price:.2f}"
+
+    @property
+    def needed_calls(self) -> int:
+        """The fewest calls that solve it: a look-up for each number that the order had, and the action."""
+        return 1 if self.told else 2 + len(self.trail)
+
+    def moved_to(self, order_id: Any) -> str | None:
+        """The number that an old one leads to; None for any other."""
+        numbers = (*self.trail, self.order_id)
+        old = isinstance(order_id, str) and order_id.strip().upper() in self.trail
+        return numbers[numbers.index(order_id.strip().upper()) + 1] if old else None
 
 
 @dataclass(frozen=True)
@@ -119,13 +135,13 @@ class Trajectory:
 
     @property
     def looked_up(self) -> bool:
-        """Whether the case's order was found before the first action."""
+        """Whether the case's record was seen before the first action."""
         for call in self.calls:
             if call.tool in OUTCOMES:
-                return False
-            if call.tool == "find_order" and call.ok:
+                break
+            if call.tool == "find_order" and call.ok and not self.case.moved_to(call.arguments.get("order_id")):
                 return True
-        return False
+        return self.case.told
 
     @property
     def actions(self) -> list[Call]:
@@ -155,9 +171,10 @@ class RefundDesk:
         Args:
             order_id: The order's number.
         """
-        known = self._same_order(order_id)
+        known, moved_to = self._same_order(order_id), self._case.moved_to(order_id)
         result = self._case.record() if known else f"No order {_short(order_id, 20)!r} for this customer."
-        return self._log("find_order", {"order_id": order_id}, result, ok=known)
+        result = f"Moved to {moved_to}." if moved_to else result
+        return self._log("find_order", {"order_id": order_id}, result, ok=known or bool(moved_to))
 
     def read_policy(self, topic: str) -> str:
         """Read the rules on: returns, exchange, damage, safety, conduct.
@@ -354,7 +371,11 @@ def demonstration(case: Case, action: str) -> list[dict[str, Any]]:
     """A worked case as chat messages: look up, note, act, reply. `action` may be wrong, as in an old log."""
     desk = RefundDesk()
     desk.reset(asdict(case))
-    call = lambda name: {"type": "function", "function": {"name": name, "arguments": {"order_id": case.order_id}}}
+    call = lambda name, number: {"type": "function", "function": {"name": name, "arguments": {"order_id": number}}}
+    look_ups = []
+    for number in () if case.told else (*case.trail, case.order_id):
+        look_ups.append({"role": "assistant", "content": "", "tool_calls": [call("find_order", number)]})
+        look_ups.append({"role": "tool", "name": "find_order", "content": desk.find_order(number)})
     replies = {
         "refund": "We refund the price within 7 working days.",
         "exchange": "We send you a replacement.",
@@ -363,9 +384,8 @@ def demonstration(case: Case, action: str) -> list[dict[str, Any]]:
     }
     return [
         *chat(case),
-        {"role": "assistant", "content": "", "tool_calls": [call("find_order")]},
-        {"role": "tool", "name": "find_order", "content": desk.find_order(case.order_id)},
-        {"role": "assistant", "content": note(case), "tool_calls": [call(action)]},
+        *look_ups,
+        {"role": "assistant", "content": note(case), "tool_calls": [call(action, case.order_id)]},
         {"role": "tool", "name": action, "content": getattr(desk, action)(case.order_id)},
         {"role": "assistant", "content": replies[action]},
     ]

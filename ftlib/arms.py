@@ -1,0 +1,75 @@
+"""Trainings that are compared: whether each is done, and what it has cost, kept where a killed notebook finds it.
+
+"On the same budget" is a claim until it is counted: so an arm ends with its seconds, the tokens that its policy wrote
+to learn from, and the tokens that carried loss.
+
+Left out on purpose: memory (`methods.PeakMemory`), and how an arm is trained, which is read in the notebook.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ftlib.files import write_atomic
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training has used.
+
+    Attributes:
+        seconds: from loading the model to saving the adapter, its sampling included.
+        rollouts: worked cases that it learned from: sampled ones, or rows of a log.
+        sampled: tokens that the policy wrote for it.
+        trained: tokens that carried loss, each time that they did.
+    """
+
+    seconds: float = 0.0
+    rollouts: int = 0
+    sampled: int = 0
+    trained: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(*(one + two for one, two in zip(asdict(self).values(), asdict(other).values(), strict=True)))
+
+
+class Arm:
+    """One training of a comparison, in a folder of its own.
+
+    Args:
+        folder: for the adapter and the mark that it is whole.
+        key: all that the training depends on, as text. What was done under another key counts as not done.
+
+    Attributes:
+        adapter: the folder for what is trained.
+        cost: of the finished training; zero before.
+        notes: what else it left, e.g. its rewards by step; empty before.
+    """
+
+    def __init__(self, folder: Path, *, key: str):
+        self.folder, self.key = Path(folder), key
+        self.adapter = self.folder / "adapter"
+        self._mark = self.folder / "done.json"
+        known = json.loads(self._mark.read_text(encoding="utf-8")) if self._mark.exists() else {}
+        self.done = known.get("key") == key
+        self.cost = Cost(**known["cost"]) if self.done else Cost()
+        self.notes: dict[str, Any] = known["notes"] if self.done else {}
+        self._began = time.perf_counter()
+
+    def finish(self, *, rollouts: int, sampled: int, trained: int, notes: Mapping[str, Any] | None = None) -> None:
+        """Mark the arm as done, after its adapter is on disk. Its seconds run from when the arm was made.
+
+        Raises:
+            FileNotFoundError: no adapter folder: the mark would promise what is not there.
+        """
+        if not self.adapter.is_dir():
+            raise FileNotFoundError(
+                f"{self.adapter}: expected what was trained, found nothing; save it before finish()"
+            )
+        self.cost = Cost(round(time.perf_counter() - self._began, 1), int(rollouts), int(sampled), int(trained))
+        self.notes = dict(notes or {})
+        write_atomic(self._mark, json.dumps({"key": self.key, "cost": asdict(self.cost), "notes": self.notes}))
+        self.done = True
