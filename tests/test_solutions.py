@@ -43,6 +43,7 @@ WRONG = {
     "05a_trust_the_gates": {"needed_exercise": 194, "looks_exercise": 10},
     "05b_people_and_judges": {"order_exercise": 0.0, "bits_exercise": 10.0},
     "06a_hacked_on_purpose": {"mean_exercise": 0.75, "same_exercise": 0.28},
+    "06b_rft_or_more_dpo": {"chain_exercise": 0.9, "passes_exercise": 3},
     "06c_offline_first": {"cap_exercise": 2.0794, "best_exercise": 0.6667},
 }  # fmt: skip
 # `answer` texts that are the body of a function: its arguments.
