@@ -1,22 +1,16 @@
-"""The deep notebooks, each over a copy of a finished smoke run: `make deep RUN=<run_id> ARGS="--only 02a"`."""
-
-import shutil
+"""The deep notebooks of 00 to 05, each over a copy of a finished smoke run; those of 06 are in a file of their own."""
 
 import pytest
-from notebook_runs import ROOT, play
+from notebook_runs import EARLY, LATE, ROOT, check_deep_notebook, deep_notebooks
 
-from ftlib.evidence import verify_run
-from ftlib.runs import stage_path
-
-DEEP = [path.stem for path in sorted((ROOT / "notebooks" / "deep").glob("*.ipynb"))]
 pytestmark = pytest.mark.deep
 
 
-@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("name", deep_notebooks(*EARLY))
 def test_it_completes_over_a_finished_run_that_still_verifies(name, chain, tmp_path):
-    copy = tmp_path / "runs" / chain.name
-    shutil.copytree(chain, copy, ignore=shutil.ignore_patterns("checkpoints"))
-    done = play(copy.parent, "--run", chain.name, "--deep", "--only", name.split("_")[0])
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert (stage_path(copy, name) / "COMPLETE").is_file()
-    assert verify_run(copy) == []
+    check_deep_notebook(name, chain, tmp_path)
+
+
+def test_no_deep_notebook_is_left_out():
+    every = {path.stem for path in (ROOT / "notebooks" / "deep").glob("*.ipynb")}
+    assert every == {*deep_notebooks(*EARLY), *deep_notebooks(*LATE)}
