@@ -147,7 +147,7 @@ def named(paths: list[Path]) -> pytest.MarkDecorator:
 
 
 each_notebook = named(NOTEBOOKS)
-# Solutions have no run and so no parameters, and are as long as their exercises; all other rules hold for them too.
+# Solutions are as long as their exercises; all other rules hold for them too.
 each_notebook_of_a_run = named([path for path in NOTEBOOKS if path.parent.name != "solutions"])
 
 
@@ -159,7 +159,7 @@ def test_the_main_path_is_complete():
     } <= names  # fmt: skip
 
 
-@each_notebook_of_a_run
+@each_notebook
 def test_parameters_are_typed_literals_with_a_comment_each(path):
     text = parameters_cell(path)
     lines = text.strip().split("\n")
@@ -175,7 +175,7 @@ def test_parameters_are_typed_literals_with_a_comment_each(path):
         assert node.end_lineno in commented, f"line {node.lineno}: a parameter without a comment"
 
 
-@each_notebook_of_a_run
+@each_notebook
 def test_every_notebook_takes_the_same_first_parameters(path):
     found = {node.target.id: ast.literal_eval(node.value) for node in ast.parse(parameters_cell(path)).body}
     wanted = {"profile": "auto", "run_dir": "", "headless": False}
