@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ftlib.files import write_atomic
+from ftlib.files import read_json, write_atomic
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Arm:
         self.folder, self.key = Path(folder), key
         self.adapter = self.folder / "adapter"
         self._mark = self.folder / "done.json"
-        known = json.loads(self._mark.read_text(encoding="utf-8")) if self._mark.exists() else {}
+        known = read_json(self._mark) if self._mark.exists() else {}
         self.done = known.get("key") == key
         self.cost = Cost(**known["cost"]) if self.done else Cost()
         self.notes: dict[str, Any] = known["notes"] if self.done else {}

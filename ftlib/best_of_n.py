@@ -34,7 +34,7 @@ def best_of(score_PN: ArrayLike, value_PN: ArrayLike, n: int) -> np.ndarray:
         >>> best_of([[1, 2, 3]], [[10, 0, 5]], 2)  # of 3 pairs, one has the second as its best, two the third
         array([3.33333333])
     """
-    scores, values = _two(score_PN, value_PN)
+    scores, values = of_same_samples(score_PN, value_PN)
     samples = scores.shape[1]
     if not 1 <= n <= samples:
         raise ValueError(f"expected 1 <= n <= {samples} samples a prompt, got n={n}; sample more of each")
@@ -76,18 +76,23 @@ def value_per_score(score_PN: ArrayLike, value_PN: ArrayLike) -> float:
         >>> value_per_score([[0, 2], [10, 14]], [[0, 1], [5, 7]])
         0.5
     """
-    scores, values = _two(score_PN, value_PN)
+    scores, values = of_same_samples(score_PN, value_PN)
     scores, values = (of - of.mean(axis=1, keepdims=True) for of in (scores, values))
     spread = float((scores**2).sum())
     return float((scores * values).sum()) / spread if spread > 0 else 0.0
 
 
-def _two(score_PN: ArrayLike, value_PN: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    scores, values = (np.asarray(of, dtype=float) for of in (score_PN, value_PN))
-    if scores.ndim != 2 or scores.shape != values.shape or 0 in scores.shape:
+def of_same_samples(one_PN: ArrayLike, two_PN: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Two numbers of each sample, such as a score and what it is worth, as arrays of shape (P, N).
+
+    Raises:
+        ValueError: shapes that differ or are not (P, N), or numbers that are not finite.
+    """
+    one, two = (np.asarray(of, dtype=float) for of in (one_PN, two_PN))
+    if one.ndim != 2 or one.shape != two.shape or 0 in one.shape:
         raise ValueError(
-            f"expected scores and values of one shape (prompts, samples), got {scores.shape}, {values.shape}"
+            f"expected two numbers a sample, both of one shape (prompts, samples), got {one.shape} and {two.shape}"
         )
-    if not (np.isfinite(scores).all() and np.isfinite(values).all()):
-        raise ValueError("expected finite scores and values; drop the samples that have none")
-    return scores, values
+    if not (np.isfinite(one).all() and np.isfinite(two).all()):
+        raise ValueError("expected finite numbers; drop the samples that have none")
+    return one, two

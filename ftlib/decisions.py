@@ -8,8 +8,8 @@ to do is told in 04.
 A KTO row is one answer with a label, and SimPO has no reference: `unpaired` and `simpo_reference` say both in columns
 that TRL's trainers read, so that all losses can be compared on the same tokens.
 
-Left out on purpose: rows of other tasks, which 04 mixes in (a few steps forget little), and tokenising: TRL does it
-when a trainer is made, and `cut` comes after it.
+Left out on purpose: rows of other tasks and answers kept whole for the writing, which 04 mixes in (a few steps forget
+little), and tokenising: TRL does it when a trainer is made, and `cut` comes after it.
 """
 
 import math

@@ -111,9 +111,8 @@ class Case:
 
     def moved_to(self, order_id: Any) -> str | None:
         """The number that an old one leads to; None for any other."""
-        numbers = (*self.trail, self.order_id)
-        old = isinstance(order_id, str) and order_id.strip().upper() in self.trail
-        return numbers[numbers.index(order_id.strip().upper()) + 1] if old else None
+        number, numbers = _number(order_id), (*self.trail, self.order_id)
+        return numbers[numbers.index(number) + 1] if number in self.trail else None
 
 
 @dataclass(frozen=True)
@@ -222,7 +221,7 @@ class RefundDesk:
         return Trajectory(self._case, tuple(self._calls))
 
     def _same_order(self, order_id: Any) -> bool:
-        return isinstance(order_id, str) and order_id.strip().upper() == self._case.order_id
+        return _number(order_id) == self._case.order_id
 
     def _act(self, tool: str, order_id: Any) -> str:
         if not self._same_order(order_id):
@@ -238,6 +237,11 @@ class RefundDesk:
         result = result[:MAX_RESULT_CHARS]
         self._calls.append(Call(tool, _kept(arguments), result, ok))
         return result
+
+
+def _number(order_id: Any) -> str | None:
+    """An order's number as the desk reads it; None where a model gave something else."""
+    return order_id.strip().upper() if isinstance(order_id, str) else None
 
 
 def _short(value: Any, chars: int) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from ftlib.best_of_n import of_same_samples
 from ftlib.gates import Interval, mean_interval
 
 
@@ -28,7 +29,7 @@ def rank_correlations(one_PN: ArrayLike, two_PN: ArrayLike) -> np.ndarray:
     Raises:
         ValueError: shapes that differ, or numbers that are not finite.
     """
-    one, two = _two(one_PN, two_PN)
+    one, two = of_same_samples(one_PN, two_PN)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a constant prompt is NaN, which is said
         return np.array([stats.kendalltau(a, b).statistic for a, b in zip(one, two, strict=True)], dtype=float)
@@ -51,7 +52,7 @@ def pairs_right(score_PN: ArrayLike, true_PN: ArrayLike, *, least: float = 0.0) 
         >>> pairs_right([[3, 1, 1]], [[1, 0, 0.5]])  # 3 over 1 twice is right; 1 and 1 is a half
         array([0.83333333])
     """
-    score, true = _two(score_PN, true_PN)
+    score, true = of_same_samples(score_PN, true_PN)
     if not least >= 0:
         raise ValueError(f"expected least >= 0, got {least}")
     left, right = np.array(list(itertools.combinations(range(score.shape[1]), 2))).reshape(-1, 2).T
@@ -73,12 +74,3 @@ def over_prompts(value_P: ArrayLike, *, seed: int) -> tuple[float | None, Interv
     if kept.size == 0:
         return None, None, 0
     return *mean_interval(kept, seed=seed), int(kept.size)
-
-
-def _two(one_PN: ArrayLike, two_PN: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    one, two = (np.asarray(of, dtype=float) for of in (one_PN, two_PN))
-    if one.ndim != 2 or one.shape != two.shape or 0 in one.shape:
-        raise ValueError(f"expected two rewards of one shape (prompts, samples), got {one.shape} and {two.shape}")
-    if not (np.isfinite(one).all() and np.isfinite(two).all()):
-        raise ValueError("expected finite rewards; drop the samples that have none")
-    return one, two

@@ -299,6 +299,12 @@ class GenerationMonitor(TrainerCallback):
         write_atomic(self.record, json.dumps({"rows": self.rows, "best": self.best, "highest": self.highest}))
         return row
 
+    @property
+    def since_best(self) -> int:
+        """Looks after the one with the highest score; counted by steps, because after a kill that look may lie ahead
+        of the checkpoint that training goes on from."""
+        return sum(row["step"] > self.highest["step"] for row in self.rows) if self.highest else len(self.rows)
+
     def _near(self, row: dict) -> bool:
         return self.kl_cap is None or row["kl"] <= self.kl_cap  # NaN is not
 
@@ -306,13 +312,10 @@ class GenerationMonitor(TrainerCallback):
         if state.global_step % self.every and state.global_step != state.max_steps:
             return
         row = self.look(state.global_step)
-        # Counted by steps: after a kill the best look may lie ahead of the checkpoint that training goes on from.
-        top = self.highest
-        since = sum(old["step"] > top["step"] for old in self.rows) if top else len(self.rows)
         if not self._near(row):
             self.why_stopped = f"KL {row['kl']:.3f} is over its cap of {self.kl_cap} nats a token"
             control.should_training_stop = True
-        elif since >= self.patience and state.global_step < state.max_steps:
+        elif self.since_best >= self.patience and state.global_step < state.max_steps:
             self.why_stopped = f"no better score for {self.patience} looks"
             control.should_training_stop = True
 

@@ -12,6 +12,7 @@ Left out on purpose: a value for each turn. The reward of a case comes at its en
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ftlib.desk import Trajectory
@@ -102,8 +103,6 @@ def mask_tools(trainer) -> int:
         ValueError: the trainer drops the columns, truncates at the front, or has tokens that are not the template's; a
             side on which the model wrote nothing, as under a template without generation marks.
     """
-    from functools import partial
-
     if trainer.args.remove_unused_columns or trainer.args.truncation_mode != "keep_start":
         raise ValueError(
             "expected remove_unused_columns=False and truncation_mode='keep_start' in the DPOConfig, got "
