@@ -312,6 +312,74 @@ def test_a_monitor_resumed_before_its_best_look(tmp_path):
     assert again.monitor.best["step"] == 20
 
 
+# --- the mean of the later steps
+
+
+class Steps:
+    """One weight that takes the given value at each step, and an average that watches it."""
+
+    def __init__(self, folder, start, begun=0):
+        self.args = SimpleNamespace(output_dir=str(folder))
+        self.model = torch.nn.Linear(1, 1)
+        self.model.bias.requires_grad_(False)
+        self.average = ft.TailAverage(start)
+        self.average.on_train_begin(self.args, state_at(begun), None, model=self.model)
+
+    def go(self, first, *values):
+        for step, value in enumerate(values, first):
+            torch.nn.init.constant_(self.model.weight, value)
+            self.average.on_step_end(self.args, state_at(step), None)
+        return self
+
+    def weight(self):
+        return self.model.weight.item()
+
+
+def test_the_mean_counts_from_its_first_step_and_training_keeps_its_own_weights(tmp_path):
+    """Steps 3 to 5 count: (2 + 4 + 9) / 3 = 5."""
+    steps = Steps(tmp_path, start=3).go(1, 100.0, 50.0, 2.0, 4.0, 9.0)
+    with steps.average.in_place():
+        assert steps.weight() == pytest.approx(5.0)
+    assert steps.weight() == 9.0
+    seen = steps.average.in_place()(steps.weight)
+    assert [seen(), steps.weight(), seen()] == pytest.approx([5.0, 9.0, 5.0])
+
+
+def test_before_its_first_step_the_mean_is_the_model_itself(tmp_path):
+    steps = Steps(tmp_path, start=3).go(1, 100.0, 50.0)
+    with steps.average.in_place():
+        assert steps.weight() == 50.0
+    with ft.TailAverage(1).in_place():  # a look before training has begun
+        pass
+
+
+def test_own_weights_come_back_after_an_error_too(tmp_path):
+    steps = Steps(tmp_path, start=1).go(1, 1.0, 3.0)
+    with pytest.raises(RuntimeError), steps.average.in_place():
+        assert steps.weight() == 2.0
+        raise RuntimeError
+    assert steps.weight() == 3.0
+
+
+def test_a_resumed_training_has_the_mean_that_it_would_have_had(tmp_path):
+    (tmp_path / "checkpoint-2").mkdir()
+    whole = Steps(tmp_path, start=1).go(1, 1.0, 3.0)
+    whole.average.on_save(whole.args, state_at(2), None)
+    whole.go(3, 8.0)
+    again = Steps(tmp_path, start=1, begun=2).go(3, 8.0)
+    for steps in (whole, again):
+        with steps.average.in_place():
+            assert steps.weight() == pytest.approx(4.0)
+
+
+def test_a_checkpoint_before_the_first_step_holds_no_mean(tmp_path):
+    (tmp_path / "checkpoint-2").mkdir()
+    steps = Steps(tmp_path, start=3).go(1, 1.0, 3.0)
+    steps.average.on_save(steps.args, state_at(2), None)
+    assert list((tmp_path / "checkpoint-2").iterdir()) == []
+    assert Steps(tmp_path, start=3, begun=2).average.count == 0
+
+
 # --- rows and masks
 
 
