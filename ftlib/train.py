@@ -376,18 +376,19 @@ class TailAverage(TrainerCallback):
 
         For `with`, or as a decorator of what is to see the mean.
         """
-        import torch
-
-        own = [weight.detach().clone() for weight in self._weights] if self.count else []
-        with torch.no_grad():
-            for weight, mean in zip(self._weights, self._mean, strict=False):
-                weight.copy_(mean)
+        own = [weight.detach().clone() for weight in self._weights]
+        self._put(self._mean or own)
         try:
             yield
         finally:
-            with torch.no_grad():
-                for weight, before in zip(self._weights, own, strict=False):
-                    weight.copy_(before)
+            self._put(own)
+
+    def _put(self, values: list) -> None:
+        import torch
+
+        with torch.no_grad():
+            for weight, value in zip(self._weights, values, strict=True):
+                weight.copy_(value)
 
 
 class StopWhen(TrainerCallback):
