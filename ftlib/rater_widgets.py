@@ -48,8 +48,8 @@ def rating_widget(
     Args:
         session: the widget calls its `current`, `submit`, `undo`, `progress`, `lesson`, `nothing_open`,
             `may_begin_again` and `begin_again`.
-        double_click_seconds: a click within this time of a new item, or of such a click, is taken for a double click or
-            a key held down, and ignored.
+        double_click_seconds: a click within this time of the one that showed the item, or of one ignored, is taken for
+            a double click or a key held down, and ignored.
         show_differences: start with the words underlined that the other answer lacks.
     """
     return _RatingView(session, double_click_seconds, show_differences).box
@@ -59,7 +59,6 @@ class _RatingView:
     def __init__(self, session: "RatingSession | CalibratedSession", guard: float, show_differences: bool):
         self._session, self._guard = session, guard
         self._shown: Shown | None = None
-        self._asked_at = float("-inf")
         half = W.Layout(width="50%", min_width="0", padding="0 4px")
         self._head, self._prompt, self._message, self._lesson = W.HTML(), W.HTML(), W.HTML(), W.HTML()
         self._left, self._right = W.HTML(layout=half), W.HTML(layout=half)
@@ -79,6 +78,7 @@ class _RatingView:
         self._keys.observe(self._typed, names="value")
         self.box = self._laid_out()
         self._show("")
+        self._asked_at = float("-inf")  # no click showed the first item: the next one is no double click
 
     def _button(self, text: str, choice: str) -> W.Button:
         style = "primary" if choice in ("left", "right") else ""

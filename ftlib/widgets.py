@@ -90,7 +90,6 @@ class _AuditView:
     def __init__(self, session: "AuditSession", double_click_seconds: float):
         self._session, self._guard = session, double_click_seconds
         self._shown: ShownRow | None = None
-        self._shown_at = float("-inf")
         self._head, self._message = W.HTML(), W.HTML()
         self._texts = {"text": W.HTML(), "context": W.HTML(), "answer": W.HTML()}
         self._reason = W.Textarea(
@@ -111,6 +110,7 @@ class _AuditView:
             layout=W.Layout(width="100%", max_width="1000px"),
         )
         self._show("")
+        self._shown_at = float("-inf")  # no click showed the first row: the next one is no double click
 
     def _judge(self, verdict: str) -> None:
         shown = self._shown
