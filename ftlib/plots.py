@@ -343,7 +343,7 @@ def gate_matrix(gates: Sequence[GateResult], title: str = "Gates") -> go.Figure:
     if not gates:
         raise ValueError("expected one or more gates, got none; judge a gate first")
     colours = [VERDICTS[gate.verdict][1] for gate in gates]
-    values = [("–" if gate.value is None else _number(gate.value)) + _interval_text(gate.ci95) for gate in gates]
+    values = [_value_label(gate) for gate in gates]
     needed = [f"{'≥' if gate.op == '>=' else '≤'} {_number(gate.threshold)}" for gate in gates]
     notes = [gate.note if gate.verdict != "PASS" else "" for gate in gates]
     smoke = not any(gate.evidence for gate in gates)
@@ -354,7 +354,7 @@ def gate_matrix(gates: Sequence[GateResult], title: str = "Gates") -> go.Figure:
     columns = [
         ("gate", width, "left", INK, [_id_label(gate.id, letters) for gate in gates]),
         ("measured in", 168, "left", INK, [_id_label(gate.notebook, 22) for gate in gates]),
-        ("value", 128, "right", INK, values),
+        ("value", 140, "right", INK, values),
         ("needed", 84, "right", INK, needed),
         ("n", 56, "right", INK, [f"{gate.n:,}" for gate in gates]),
         (
@@ -686,6 +686,12 @@ def _number(value: float) -> str:
         return f"{int(value):,}"
     size = abs(value)
     return f"{value:.2g}" if size < 0.1 else f"{value:.2f}" if size < 10 else f"{value:,.{1 if size < 1000 else 0}f}"
+
+
+def _value_label(gate: GateResult) -> str:
+    """Number and interval: two lines where one would be wrapped, which the height of the table could not know."""
+    value, interval = "–" if gate.value is None else _number(gate.value), _interval_text(gate.ci95)
+    return value + interval if len(value + interval) <= 20 else f"{value}<br>{interval.strip()}"
 
 
 def _interval_text(ends: Sequence[float] | None) -> str:

@@ -156,6 +156,12 @@ def test_gate_matrix_says_the_verdict_in_words_and_the_note_where_it_did_not_pas
         plots.gate_matrix([])
 
 
+def test_gate_matrix_is_tall_enough_for_an_interval_that_takes_a_line_of_its_own():
+    long = GATE.model_copy(update={"value": -0.0241, "ci95": (-0.0352, -0.0151)})
+    assert columns(plots.gate_matrix([long]))["value"] == ["-0.024<br>[-0.035, -0.015]"]
+    assert plots.gate_matrix([long]).layout.height == plots.gate_matrix([GATE]).layout.height + 18
+
+
 def columns(fig: go.Figure) -> dict[str, list[str]]:
     table = fig.data[0]
     return {
