@@ -212,6 +212,14 @@ def test_a_notebook_has_three_functions_at_most(path):
 
 
 @each_notebook
+def test_a_figure_shows(path):
+    """`run.figure` keeps a figure for the report; a notebook shows it as a cell's last line, or by `display`."""
+    is_call = lambda node: isinstance(node, ast.Expr) and ast.unparse(node.value).startswith("run.figure(")
+    bodies = [ast.parse(source(cell)).body for cell in cells(path, "code")]
+    assert [ast.unparse(node) for body in bodies for node in body[:-1] if is_call(node)] == []
+
+
+@each_notebook
 def test_a_notebook_never_exits(path):
     """papermill takes `sys.exit` for success."""
     called = {ast.unparse(n.func) for n in ast.walk(code_tree(path)) if isinstance(n, ast.Call)}
