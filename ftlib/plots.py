@@ -690,9 +690,8 @@ def _number(value: float) -> str:
 
 def _value_label(gate: GateResult) -> str:
     """Number and interval: two lines where one would be wrapped, which the height of the table could not know."""
-    value, interval = "–" if gate.value is None else _number(gate.value), _interval_text(gate.ci95)
-    return value + interval if len(value + interval) <= 20 else f"{value}<br>{interval.strip()}"
-
-
-def _interval_text(ends: Sequence[float] | None) -> str:
-    return "" if ends is None else f" [{_number(ends[0])}, {_number(ends[1])}]"
+    value = "–" if gate.value is None else _number(gate.value)
+    if gate.ci95 is None:
+        return value
+    interval = f"[{_number(gate.ci95[0])}, {_number(gate.ci95[1])}]"
+    return value + (" " if len(value + interval) < 20 else "<br>") + interval
