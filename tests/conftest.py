@@ -24,6 +24,9 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", str(_share))
 
 
+LONG_S = 2_400  # of 5,400 that CI gives all tests: one that hangs leaves the other process time to end
+
+
 def pytest_xdist_auto_num_workers(config) -> int:
     """Two where they fit (a process that trains holds 5 GB), else none: then the tests run in this process."""
     room = psutil.virtual_memory().available / 2**30
@@ -34,9 +37,13 @@ def pytest_collection_modifyitems(items) -> None:
     """The long files first, so that neither process ends with one of them alone; `--no-loadscope-reorder` keeps it so.
 
     The deep notebooks come last: they wait for the chain, which the other process makes meanwhile.
+    These three may also take longer: the chain is five minutes, and a noisy machine is three times slower.
     """
-    place = {"chain": 0, "result": 1, "deep": 3}
-    items.sort(key=lambda item: next((at for mark, at in place.items() if item.get_closest_marker(mark)), 2))
+    place, rest = {"chain": 0, "result": 1, "deep": 3}, 2
+    items.sort(key=lambda item: next((at for mark, at in place.items() if item.get_closest_marker(mark)), rest))
+    for item in items:
+        if any(item.get_closest_marker(mark) for mark in place):
+            item.add_marker(pytest.mark.timeout(LONG_S))
 
 
 @pytest.fixture(scope="session")
