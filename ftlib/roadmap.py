@@ -161,7 +161,7 @@ def tasks_of(
         first = next((task.id for task in kept if task.notebook == gate["notebook"]), None)
         extra = Task(
             f"{'rework' if failed else 'measure'}-{gate['id']}",
-            f"{'Rework' if failed else 'Measure on more items'}: {gate['id']}",
+            f"{'Rework' if failed else 'More items'}: {gate['id']}",
             next((task.phase for task in kept if task.id == first), _NOTEBOOK_PHASE.get(gate["notebook"][:2], 4)),
             "model lead" if failed else "evaluation lead",
             rework_hours if failed else measure_hours,

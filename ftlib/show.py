@@ -64,8 +64,9 @@ def table(rows: list[dict], caption: str = "") -> Table:
 
 def _cell(value: object) -> str:
     text = _text(value)
-    # A narrow column would break a short word in two where its neighbours hold long texts.
-    wrap = "nowrap" if len(text) <= SHORT and "\n" not in text else "pre-wrap;overflow-wrap:anywhere"
+    # Beside long texts a short word would be broken in two, and a column of long ones made as narrow as a letter.
+    short = len(text) <= SHORT and "\n" not in text
+    wrap = "nowrap" if short else "pre-wrap;overflow-wrap:anywhere;min-width:12em"
     look = f"text-align:left;vertical-align:top;white-space:{wrap};max-width:420px"
     inside = html.escape(text)
     if isinstance(value, Link):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from statsmodels.stats.multitest import multipletests
 
 from ftlib.gates import (
     Interval,
@@ -130,6 +131,12 @@ def test_holm_by_hand():
     assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
     with pytest.raises(ValueError, match=r"p-values within \[0, 1\]"):
         holm([1.2])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_holm_equals_statsmodels(seed):
+    p_values = np.random.default_rng(seed).random(12).round(1 + seed % 2)  # rounded: with ties
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], abs=1e-12)
 
 
 def judged(**change):

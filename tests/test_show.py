@@ -68,6 +68,7 @@ def test_a_short_word_is_not_broken_by_long_neighbours():
     shown = table([{"task": "summary", "text": "word " * 80}])._repr_html_()
     short, long = shown.split("<td ")[1:]
     assert "white-space:nowrap" in short and "white-space:pre-wrap" in long
+    assert "min-width" in long and "min-width" not in short
 
 
 def test_a_link_leads_to_a_cell_and_stays_on_this_server():
