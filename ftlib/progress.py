@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 PLAIN_EVERY_SECONDS = 20.0  # in a log; a terminal is rewritten every second
 MAX_PACE = 20.0  # a machine this many times slower than the measured one; beyond it something else is wrong
+WARNING = re.compile(r"\w*Warning: |^warnings\.warn\(")  # the two lines of a Python warning: no progress
 
 
 def seconds_left(
@@ -98,6 +99,7 @@ def bar_text(message: Mapping[str, Any]) -> str | None:
     kind, content = message["msg_type"], message["content"]
     if kind == "stream":
         lines = [line.strip() for line in re.split(r"[\r\n]", content["text"]) if line.strip()]
+        lines = [line for line in lines if not WARNING.search(line)]
         return _plain(lines[-1]) if lines else None
     if kind in ("display_data", "update_display_data"):
         page = content.get("data", {}).get("text/html", "")

@@ -33,6 +33,8 @@ TRAINER = """<div><progress value='7' max='60' style='width:300px;'></progress>
         (stream("step 1\nstep 2\n\n"), "step 2"),
         (stream("\x1b[31mred\x1b[0m alert"), "red alert"),
         (stream("\n"), None),
+        (stream("/x/args.py:9: FutureWarning: `a` is old\n  warnings.warn(\n"), None),
+        (stream("step 1\n/x/args.py:9: UserWarning: b\n  warnings.warn(\n"), "step 1"),
         (value("\u20075/100\u2007[00:01&lt;00:19,\u20075it/s]"), "5/100 [00:01<00:19, 5it/s]"),
         (value(5), None),
         (value("Sampling"), None),
