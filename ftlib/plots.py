@@ -39,6 +39,7 @@ def bars_with_intervals(
     x_title: str,
     y_title: str,
     threshold: float | None = None,
+    threshold_label: str = "needed",
 ) -> go.Figure:
     """Upright bars, each with the interval of its value, and the threshold as a dashed line.
 
@@ -47,7 +48,7 @@ def bars_with_intervals(
         values: bar heights, in the unit that `y_title` names; None leaves a gap.
         intervals: (low, high) of the value itself (not of a difference), or None.
         title, x_title, y_title: what the figure answers; what a bar is; the measure with its unit.
-        threshold: what the values are compared with.
+        threshold, threshold_label: what the values are compared with, and its name at the line's end.
 
     Raises:
         ValueError: the lengths differ, there is no bar, or an interval's low end is above its high end.
@@ -88,7 +89,7 @@ def bars_with_intervals(
         fig.add_annotation(x=where, y=top, text=text, showarrow=False, yshift=13, font={"size": 14}, bgcolor=soft)
     _style(fig, title, x_title, y_title)
     if threshold is not None:
-        _line_across(fig, threshold, f"needed: {_number(threshold)}")
+        _line_across(fig, threshold, f"{threshold_label}: {_number(threshold)}")
     ticks = [_label(label, max(6, 60 // len(labels)) if grouped else 18) for label in labels]
     fig.update_xaxes(tickvals=place, ticktext=ticks, range=[-0.6, place[-1] + 0.6], showgrid=False)
     fig.update_yaxes(rangemode="tozero")

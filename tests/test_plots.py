@@ -60,6 +60,11 @@ def test_bars_may_share_a_name_or_lack_a_value():
     assert fig.layout.shapes[0].y0 == fig.layout.shapes[0].y1 == 0.85
 
 
+def test_a_line_that_is_no_requirement_has_a_name_of_its_own():
+    fig = plots.bars_with_intervals(["a"], [0.2], [None], "T", "way", "share", 0.4, "the start")
+    assert notes(fig) == ["0.20", "the start: 0.40"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
