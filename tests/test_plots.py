@@ -62,7 +62,7 @@ def test_bars_may_share_a_name_or_lack_a_value():
 
 def test_a_line_that_is_no_requirement_has_a_name_of_its_own():
     fig = plots.bars_with_intervals(["a"], [0.2], [None], "T", "way", "share", 0.4, "the start")
-    assert notes(fig) == ["0.20", "the start: 0.40"]
+    assert notes(fig) == ["0.20", "the start:<br>0.40"]
 
 
 @pytest.mark.parametrize(
