@@ -98,8 +98,8 @@ def bar_text(message: Mapping[str, Any]) -> str | None:
     """
     kind, content = message["msg_type"], message["content"]
     if kind == "stream":
-        lines = [line.strip() for line in re.split(r"[\r\n]", content["text"]) if line.strip()]
-        lines = [line for line in lines if not WARNING.search(line)]
+        stripped = map(str.strip, re.split(r"[\r\n]", content["text"]))
+        lines = [line for line in stripped if line and not WARNING.search(line)]
         return _plain(lines[-1]) if lines else None
     if kind in ("display_data", "update_display_data"):
         page = content.get("data", {}).get("text/html", "")

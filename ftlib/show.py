@@ -66,7 +66,7 @@ def _cell(value: object) -> str:
     text = _text(value)
     # Beside long texts a short word would be broken in two, and a column of long ones made as narrow as a letter.
     short = len(text) <= SHORT and "\n" not in text
-    wrap = "nowrap" if short else "pre-wrap;overflow-wrap:anywhere;min-width:12em"
+    wrap = "nowrap" if short else f"pre-wrap;overflow-wrap:anywhere;min-width:{SHORT // 2}em"  # about SHORT letters
     look = f"text-align:left;vertical-align:top;white-space:{wrap};max-width:420px"
     inside = html.escape(text)
     if isinstance(value, Link):

@@ -40,9 +40,10 @@ def pytest_collection_modifyitems(items) -> None:
     These three may also take longer: the chain is five minutes, and a noisy machine is three times slower.
     """
     place, rest = {"chain": 0, "result": 1, "deep": 3}, 2
-    items.sort(key=lambda item: next((at for mark, at in place.items() if item.get_closest_marker(mark)), rest))
+    place_of = lambda item: next((at for mark, at in place.items() if item.get_closest_marker(mark)), rest)
+    items.sort(key=place_of)
     for item in items:
-        if any(item.get_closest_marker(mark) for mark in place):
+        if place_of(item) != rest:
             item.add_marker(pytest.mark.timeout(LONG_S))
 
 
