@@ -32,7 +32,7 @@ class Profile:
     dpo_epochs: float = 1.0
     validate_prompts: int = 0  # prompts of each kind
     rft_demonstrations: int = 480
-    rft_steps: int = 8
+    rft_steps: int = 12
     rft_prompts: int = 4  # cases a GRPO step
     rft_generations: int = 8  # rollouts a case; with 4, most groups were all wrong and taught nothing
     rft_eval_cases: int = 160

@@ -46,7 +46,7 @@ ORDER = (
     "gates", "confusion", "power", "paired", "family", "looks", "lengths",
     "pair_audit", "rater_flags", "raters", "calibration", "team", "truth", "label_noise", "simulated_team", "planted",
     "side_by_side",
-    "data_gates", "audit", "rollout", "engines", "serve", "traffic", "endpoint_judge", "reward_judge",
+    "data_gates", "own_rows", "audit", "rollout", "engines", "serve", "traffic", "endpoint_judge", "reward_judge",
     "desk", "hidden_cases", "long_cases", "rewards", "reward_attacks", "replays", "offline", "kept_rollouts",
     "best_of_n", "reward_agreement", "hacking", "environments", "trajectory_pairs", "arms",
     "summary", "seeds", "sheets", "exchange", "trl_forms", "label_tools", "risks", "holdouts", "sealed", "hotspots",

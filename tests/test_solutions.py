@@ -36,6 +36,7 @@ WRONG = {
     "08_govern": {"question": 5, "slip": 3},
     "01a_costs_and_cases": {"batch_exercise": 1, "lora_exercise": lambda hidden, inner, kv, layers, rank: rank},
     "02a_prompt_or_training": {"cost_exercise": 446, "memory_exercise": 28},
+    "02b_your_own_rows": {"commonest_exercise": 0.12, "f1_exercise": 1.0},
     "03a_rater_quality": {"right_exercise": 0.25, "pairs_exercise": 388},
     "03b_how_many_pairs": {"worth_exercise": 600, "ceiling_exercise": 0.81},
     "04a_break_it_on_purpose": {"moved_exercise": 8.0, "beta_exercise": 0.2},

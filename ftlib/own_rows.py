@@ -1,0 +1,142 @@
+"""Rows of your own, measured: labels or texts, a held-out part without twins, a prompt that asks for them, scores.
+
+A file of prompts and answers (`intake`) is enough. Where the answers are few and come again and again they are labels,
+and an answer is right or wrong; else they are texts, and words are counted.
+
+Left out on purpose: several labels a row, judging texts by meaning (that takes people or a judge, see `judges`), and
+splits by time or by customer: if your rows have them, split the file yourself and give both parts.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ftlib import data_gates, quality
+from ftlib.confusion import NO_LABEL
+
+
+def labels_of(rows: Sequence[Any]) -> list[str]:
+    """The labels of the rows in order of the alphabet; empty where the answers are texts (`data_gates.items_of`).
+
+    Ask all rows, not a part: in a few rows of many labels none comes again.
+
+    Raises:
+        ValueError: two labels differ in case or punctuation only.
+    """
+    labels = sorted({item.label for item in data_gates.items_of(rows) if item.label is not None})
+    known: dict[str, str] = {}
+    for label in labels:
+        other = known.setdefault(_plain(label), label)
+        if other != label:
+            raise ValueError(
+                f"labels {other!r} and {label!r} differ in case or punctuation only; write one of them throughout"
+            )
+    return labels
+
+
+def set_aside(rows: Sequence[Any], share: float, *, seed: int) -> tuple[list[Any], list[Any], int]:
+    """A share of the rows, drawn by seed, to measure on; their twins (`data_gates.leakage`) are in neither part.
+
+    Returns:
+        (rows to train on, rows to measure on, rows left out as twins), the rows in their order.
+
+    Raises:
+        ValueError: a share outside (0, 1), or a part without rows.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share: expected more than 0 and less than 1, got {share!r}; e.g. 0.2")
+    order = np.random.default_rng([seed, 31]).permutation(len(rows))
+    aside = set(order[: round(share * len(rows))].tolist())
+    test = [row for place, row in enumerate(rows) if place in aside]
+    rest = [row for place, row in enumerate(rows) if place not in aside]
+    found = data_gates.leakage(data_gates.items_of(rest), data_gates.items_of(test))
+    twins = {hit.row for hit in found.hits}
+    train = [row for place, row in enumerate(rest) if place not in twins]
+    if not train or not test:
+        raise ValueError(
+            f"{len(rows)} rows at a share of {share:g} leave {len(train)} to train on and {len(test)} to measure on; "
+            "give more rows, or the two parts yourself"
+        )
+    return train, test, len(twins)
+
+
+def pick(rows: Sequence[Any], k: int, *, seed: int) -> list[Any]:
+    """k worked examples for a prompt, drawn by seed; no answer comes twice before each came once."""
+    order = np.random.default_rng([seed, 32]).permutation(len(rows))
+    turn: Counter[str] = Counter()
+    keyed = []
+    for place in order:
+        answer = rows[place].answer()
+        turn[answer] += 1
+        keyed.append((turn[answer], rows[place]))
+    return [row for _, row in sorted(keyed, key=lambda pair: pair[0])[:k]]
+
+
+def prompted(row: Any, instruction: str, examples: Sequence[Any] = ()) -> list[dict[str, str]]:
+    """The chat for a model that was not trained: the instruction in the system message, worked examples, the row.
+
+    A row's own system message stays, before the instruction; those of the examples are left out.
+    """
+    own = "\n".join(message["content"] for message in row.prompt() if message["role"] == "system")
+    system = "\n".join(text for text in (own, instruction) if text)
+    chat = [{"role": "system", "content": system}] if system else []
+    for example in examples:
+        chat += [*_said(example), {"role": "assistant", "content": example.answer()}]
+    return [*chat, *_said(row)]
+
+
+def label_in(text: str, labels: Sequence[str]) -> str:
+    """The label that an answer is, case and punctuation put aside; NO_LABEL for anything else, also for a sentence.
+
+    Example:
+        >>> label_in("Card arrival.", ["card_arrival", "lost_card"]), label_in("It is lost_card", ["lost_card"])
+        ('card_arrival', '(none of them)')
+    """
+    return {_plain(label): label for label in labels}.get(_plain(text), NO_LABEL)
+
+
+def token_f1(wanted: str, given: str) -> float:
+    """Harmonic mean of precision and recall over words, each as often as it comes; two texts without a word are alike.
+
+    Source: Rajpurkar et al. 2016 (SQuAD), section 6.1; articles count here.
+
+    Example:
+        >>> round(token_f1("within 30 days of delivery", "You have 30 days."), 3)  # 2 words shared, of 5 and of 4
+        0.444
+    """
+    one, two = Counter(quality.words(wanted)), Counter(quality.words(given))
+    if not one and not two:
+        return 1.0
+    return 2 * (one & two).total() / (one.total() + two.total())
+
+
+def score_all(rows: Sequence[Any], texts: Sequence[str], labels: Sequence[str]) -> dict[str, np.ndarray]:
+    """Scores in [0, 1], an array over the rows for each: "exact", and for texts "token_f1" (the main one, first).
+
+    Args:
+        labels: of `labels_of`; empty for texts. Then "exact" puts case and punctuation aside.
+    """
+    pairs = [(row.answer(), text) for row, text in zip(rows, texts, strict=True)]
+    if labels:
+        return {"exact": np.array([float(label_in(text, labels) == wanted) for wanted, text in pairs])}
+    return {
+        "token_f1": np.array([token_f1(wanted, text) for wanted, text in pairs]),
+        "exact": np.array([float(_plain(wanted) == _plain(text)) for wanted, text in pairs]),
+    }
+
+
+def most_mixed_up(wanted: Sequence[str], given: Sequence[str], k: int = 10) -> list[dict[str, object]]:
+    """The k commonest confusions: {"wanted", "given", "rows", "of"}; `of` counts the rows that wanted that label."""
+    every = Counter(wanted)
+    wrong = Counter((w, g) for w, g in zip(wanted, given, strict=True) if w != g)
+    return [{"wanted": w, "given": g, "rows": n, "of": every[w]} for (w, g), n in wrong.most_common(k)]
+
+
+def _said(row: Any) -> list[dict[str, str]]:
+    return [message for message in row.prompt() if message["role"] != "system"]
+
+
+def _plain(text: str) -> str:
+    return " ".join(quality.words(quality.fold(text).replace("_", " ")))

@@ -1,0 +1,109 @@
+"""Rows of one's own: labels or texts, the held-out part, the prompt and the scores, each worked by hand."""
+
+import pytest
+
+from ftlib import data_gates, own_rows
+from ftlib.confusion import NO_LABEL
+from ftlib.intake import Example
+
+THINGS = ["boots", "a stove", "two mats", "my tent", "the rope", "socks", "gaiters", "one lamp", "a cooler", "the tarp"]
+ASKS = ["Where is the parcel with {}?", "I want to send back {} I never used", "Is there a discount on {} today"]
+TEAMS = ["orders", "returns", "billing"]
+
+
+def example(number: int, text: str, answer: str, system: str = "") -> Example:
+    messages = [{"role": "system", "content": system}] if system else []
+    return Example(f"r{number}", (*messages, {"role": "user", "content": text}), answer, f"line {number}")
+
+
+def labelled() -> list[Example]:
+    texts = [(ask.format(thing), team) for thing in THINGS for ask, team in zip(ASKS, TEAMS, strict=True)]
+    return [example(number, *pair) for number, pair in enumerate(texts)]
+
+
+def test_answers_that_come_again_are_labels_and_others_are_texts():
+    assert own_rows.labels_of(labelled()) == sorted(TEAMS)
+    assert own_rows.labels_of([example(n, f"question {n}", f"answer {n}") for n in range(20)]) == []
+
+
+def test_labels_that_differ_in_case_only_are_refused():
+    rows = [example(n, f"text {n}", ("Orders", "orders")[n % 2]) for n in range(12)]
+    with pytest.raises(ValueError, match="'Orders' and 'orders' differ in case or punctuation only"):
+        own_rows.labels_of(rows)
+
+
+def test_what_is_set_aside_has_no_twin_among_the_rows_to_train_on():
+    rows = labelled()
+    copies = [example(100 + n, row.input.upper() + "!", row.answer()) for n, row in enumerate(rows)]
+    train, test, twins = own_rows.set_aside([*rows, *copies], 0.2, seed=3)
+    assert len(test) == 12 and len(train) + len(test) + twins == 60
+    fold = lambda row: row.input.lower().strip("?!")
+    assert {fold(row) for row in train} & {fold(row) for row in test} == set()
+    assert data_gates.leakage(data_gates.items_of(train), data_gates.items_of(test)).hits == ()
+    copied = {fold(row) for row in test}
+    assert twins >= sum(fold(row) in copied for row in [*rows, *copies] if row not in test) > 0
+    again = own_rows.set_aside([*rows, *copies], 0.2, seed=3)
+    assert again == (train, test, twins) and own_rows.set_aside([*rows, *copies], 0.2, seed=4)[1] != test
+
+
+@pytest.mark.parametrize(
+    ("rows", "share", "message"),
+    [(10, 0.0, "more than 0 and less than 1"), (10, 1.0, "more than 0"), (2, 0.1, "2 rows at a share of 0.1 leave 2")],
+)
+def test_parts_without_rows_are_refused(rows, share, message):
+    with pytest.raises(ValueError, match=message):
+        own_rows.set_aside(labelled()[:rows], share, seed=1)
+
+
+def test_examples_show_each_answer_before_any_comes_twice():
+    drawn = own_rows.pick(labelled(), 7, seed=5)
+    assert sorted(row.answer() for row in drawn[:3]) == sorted(row.answer() for row in drawn[3:6]) == sorted(TEAMS)
+    assert own_rows.pick(labelled(), 4, seed=5) == drawn[:4]  # nested: more of them are the same ones and some more
+    assert own_rows.pick(labelled(), 0, seed=5) == []
+
+
+def test_the_prompt_holds_the_instruction_the_examples_and_the_row():
+    shown = example(1, "Where is my tent?", "orders", system="You work for the desk.")
+    row = example(2, "Money back?", "returns", system="You work for the shop.")
+    assert own_rows.prompted(row, "One label.", [shown]) == [
+        {"role": "system", "content": "You work for the shop.\nOne label."},
+        {"role": "user", "content": "Where is my tent?"},
+        {"role": "assistant", "content": "orders"},
+        {"role": "user", "content": "Money back?"},
+    ]
+    assert own_rows.prompted(example(3, "Hi", "x"), "") == [{"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [("card_arrival", "card_arrival"), (' "Card arrival". ', "card_arrival"), ("arrival", NO_LABEL), ("", NO_LABEL),
+     ("card_arrival or card_linking", NO_LABEL)],
+)  # fmt: skip
+def test_an_answer_is_a_label_or_none(text, label):
+    assert own_rows.label_in(text, ["card_arrival", "card_linking"]) == label
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "f1"),
+    [("a b c", "a b c", 1.0), ("a b c", "c, b. A", 1.0), ("a a b", "a b b", 2 / 3), ("a b", "c d", 0.0),
+     ("a b", "", 0.0), ("", "", 1.0), ("a b c d", "a", 0.4)],
+)  # fmt: skip
+def test_words_shared(wanted, given, f1):
+    assert own_rows.token_f1(wanted, given) == pytest.approx(f1)
+    assert own_rows.token_f1(given, wanted) == pytest.approx(f1)
+
+
+def test_scores_of_labels_and_of_texts():
+    rows = labelled()[:3]
+    assert own_rows.score_all(rows, ["Orders", "billing", "Billing."], TEAMS)["exact"].tolist() == [1, 0, 1]
+    scores = own_rows.score_all(rows, ["orders", "no returns", ""], [])
+    assert list(scores) == ["token_f1", "exact"]  # the main one first
+    assert scores["token_f1"] == pytest.approx([1, 2 / 3, 0]) and scores["exact"].tolist() == [1, 0, 0]
+
+
+def test_what_is_mixed_up_most_comes_first():
+    wanted, given = ["a", "a", "a", "b", "b", "c"], ["b", "b", "a", "a", "b", NO_LABEL]
+    assert own_rows.most_mixed_up(wanted, given, 2) == [
+        {"wanted": "a", "given": "b", "rows": 2, "of": 3},
+        {"wanted": "b", "given": "a", "rows": 1, "of": 2},
+    ]
