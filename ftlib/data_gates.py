@@ -157,7 +157,7 @@ def items_of(rows: Sequence[Any]) -> list[Item]:
 def duplicates(items: Sequence[Item]) -> Finding:
     """Rows with an earlier twin: exact, the same after folding and without punctuation, or near."""
     texts = [item.text for item in items]
-    plain = [_plain(text) for text in texts]
+    plain = [quality.plain(text) for text in texts]
     best: dict[int, Hit] = {}
     for row, other, reason, score in _twins(texts, plain, texts, plain, within=True):
         if items[row].answer != items[other].answer:
@@ -176,7 +176,7 @@ def duplicates(items: Sequence[Item]) -> Finding:
 def leakage(train: Sequence[Item], test: Sequence[Item]) -> Finding:
     """Test rows that are in train: exact, normalised, near, or as a run of words inside a longer text."""
     texts, held = [item.text for item in train], [item.text for item in test]
-    plain, held_plain = [_plain(text) for text in texts], [_plain(text) for text in held]
+    plain, held_plain = [quality.plain(text) for text in texts], [quality.plain(text) for text in held]
     best: dict[tuple[int, int], Hit] = {}
     found = itertools.chain(_twins(held, held_plain, texts, plain, within=False), _runs(held_plain, plain))
     for test_row, row, reason, score in found:
@@ -205,10 +205,6 @@ def _near() -> str:
         f"Jaccard of 3-shingles >= {NEAR_SHINGLES:g}, of word sets >= {NEAR_WORDS:g}, or of word sets >= "
         f"{EDITED_WORDS:g} with {EDITED:.0%} of the letters the same"
     )
-
-
-def _plain(text: str) -> str:
-    return " ".join(quality.words(quality.fold(text)))
 
 
 def _twins(

@@ -1,4 +1,4 @@
-"""Rows of your own, measured: labels or texts, a held-out part without twins, a prompt that asks for them, scores.
+"""Rows of your own, measured: labels or texts, a held-out part without twins, examples for a prompt, scores.
 
 A file of prompts and answers (`intake`) is enough. Where the answers are few and come again and again they are labels,
 and an answer is right or wrong; else they are texts, and words are counted.
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ftlib import data_gates, quality
+from ftlib import data_gates, quality, tasks
 from ftlib.confusion import NO_LABEL
 
 
@@ -65,36 +65,19 @@ def set_aside(rows: Sequence[Any], share: float, *, seed: int) -> tuple[list[Any
 def pick(rows: Sequence[Any], k: int, *, seed: int) -> list[Any]:
     """k worked examples for a prompt, drawn by seed; no answer comes twice before each came once."""
     order = np.random.default_rng([seed, 32]).permutation(len(rows))
-    turn: Counter[str] = Counter()
-    keyed = []
-    for place in order:
-        answer = rows[place].answer()
-        turn[answer] += 1
-        keyed.append((turn[answer], rows[place]))
-    return [row for _, row in sorted(keyed, key=lambda pair: pair[0])[:k]]
+    drawn = [rows[place] for place in order]
+    return tasks.each_once(drawn, [row.answer() for row in drawn])[:k]
 
 
-def prompted(row: Any, instruction: str, examples: Sequence[Any] = ()) -> list[dict[str, str]]:
-    """The chat for a model that was not trained: the instruction in the system message, worked examples, the row.
-
-    A row's own system message stays, before the instruction; those of the examples are left out.
-    """
-    own = "\n".join(message["content"] for message in row.prompt() if message["role"] == "system")
-    system = "\n".join(text for text in (own, instruction) if text)
-    chat = [{"role": "system", "content": system}] if system else []
-    for example in examples:
-        chat += [*_said(example), {"role": "assistant", "content": example.answer()}]
-    return [*chat, *_said(row)]
-
-
-def label_in(text: str, labels: Sequence[str]) -> str:
-    """The label that an answer is, case and punctuation put aside; NO_LABEL for anything else, also for a sentence.
+def labels_in(texts: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """The label that each answer is, case and punctuation put aside; NO_LABEL for anything else, also for a sentence.
 
     Example:
-        >>> label_in("Card arrival.", ["card_arrival", "lost_card"]), label_in("It is lost_card", ["lost_card"])
-        ('card_arrival', '(none of them)')
+        >>> labels_in(["Card arrival.", "It is lost_card"], ["card_arrival", "lost_card"])
+        ['card_arrival', '(none of them)']
     """
-    return {_plain(label): label for label in labels}.get(_plain(text), NO_LABEL)
+    known = {_plain(label): label for label in labels}
+    return [known.get(_plain(text), NO_LABEL) for text in texts]
 
 
 def token_f1(wanted: str, given: str) -> float:
@@ -120,7 +103,8 @@ def score_all(rows: Sequence[Any], texts: Sequence[str], labels: Sequence[str]) 
     """
     pairs = [(row.answer(), text) for row, text in zip(rows, texts, strict=True)]
     if labels:
-        return {"exact": np.array([float(label_in(text, labels) == wanted) for wanted, text in pairs])}
+        named = labels_in(texts, labels)
+        return {"exact": np.array([float(label == wanted) for label, (wanted, _) in zip(named, pairs, strict=True)])}
     return {
         "token_f1": np.array([token_f1(wanted, text) for wanted, text in pairs]),
         "exact": np.array([float(_plain(wanted) == _plain(text)) for wanted, text in pairs]),
@@ -134,9 +118,5 @@ def most_mixed_up(wanted: Sequence[str], given: Sequence[str], k: int = 10) -> l
     return [{"wanted": w, "given": g, "rows": n, "of": every[w]} for (w, g), n in wrong.most_common(k)]
 
 
-def _said(row: Any) -> list[dict[str, str]]:
-    return [message for message in row.prompt() if message["role"] != "system"]
-
-
 def _plain(text: str) -> str:
-    return " ".join(quality.words(quality.fold(text).replace("_", " ")))
+    return quality.plain(text.replace("_", " "))

@@ -87,6 +87,11 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
+def plain(text: str) -> str:
+    """A text folded and without punctuation: its words with one space between."""
+    return " ".join(words(fold(text)))
+
+
 def shingles(text: str, n: int = SHINGLE) -> frozenset[tuple[str, ...]]:
     """The n-token sequences of a text, lower case, punctuation dropped; a shorter text is one shingle of its own.
 

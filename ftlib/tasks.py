@@ -6,7 +6,9 @@ string that a right answer must hold (a fact of the policy, a point of the threa
 
 import math
 import re
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,10 +16,10 @@ from ftlib.records import INTENTS, PRODUCTS, ROUTES, SftRow, parse_target
 
 MAX_NEW_TOKENS = 72  # the longest authored answer has 66
 HINTS = {
-    "classify": f"\nIntents: {', '.join(INTENTS)}.\nRoutes: {', '.join(ROUTES)}.\nProducts: {', '.join(PRODUCTS)}, or "
+    "classify": f"Intents: {', '.join(INTENTS)}.\nRoutes: {', '.join(ROUTES)}.\nProducts: {', '.join(PRODUCTS)}, or "
     'null.\nForm: {"intent":"…","order_id":"TH-12345" or null,"product":"…" or null,"route":"…"}',
-    "reply": "\nTwo to four short sentences, with the numbers of the policy.",
-    "summary": "\nName the order, the product and what was agreed.",
+    "reply": "Two to four short sentences, with the numbers of the policy.",
+    "summary": "Name the order, the product and what was agreed.",
 }
 METRICS = {
     "classify": ("intent", "order_id", "product", "route", "json_valid"),
@@ -56,23 +58,45 @@ def pick_examples(train: list[SftRow], *, per_task: dict[str, int], seed: int) -
     for task, k in per_task.items():
         rows = [train[i] for i in rng.permutation(len(train)) if train[i].task == task]
         if task == "classify":
-            turn: dict[str, int] = {}
-            keyed = []
-            for row in rows:
-                turn[row.output.intent] = turn.get(row.output.intent, 0) + 1
-                keyed.append((turn[row.output.intent], row))
-            rows = [row for _, row in sorted(keyed, key=lambda pair: pair[0])]
+            rows = each_once(rows, [row.output.intent for row in rows])
         examples[task] = rows[:k]
     return examples
 
 
+def each_once(rows: Sequence[Any], keys: Sequence[str]) -> list[Any]:
+    """The rows so that no key comes twice before each came once, nor a third time before each came twice, if it can."""
+    turn: Counter[str] = Counter()
+    rounds = []
+    for key in keys:
+        turn[key] += 1
+        rounds.append(turn[key])
+    return [row for _, row in sorted(zip(rounds, rows, strict=True), key=lambda pair: pair[0])]
+
+
 def prompted(row: SftRow, examples: list[SftRow] = ()) -> list[dict[str, str]]:
     """The chat for a model that was not trained: the task's labels and form spelled out, then worked examples."""
-    system, user = row.prompt()
-    chat = [{"role": "system", "content": system["content"] + HINTS[row.task]}]
+    return few_shot(row, HINTS[row.task], examples)
+
+
+def few_shot(row: Any, instruction: str, examples: Sequence[Any] = ()) -> list[dict[str, str]]:
+    """The chat for a model that was not trained: the instruction in the system message, worked examples, the row.
+
+    A row's own system message stays, before the instruction; those of the examples are left out.
+
+    Args:
+        row, examples: `SftRow`, or anything with prompt() and answer() (`intake.Example`).
+    """
+    own, asked = _system_and_rest(row)
+    system = "\n".join(text for text in (*own, instruction) if text)
+    chat = [{"role": "system", "content": system}] if system else []
     for example in examples:
-        chat += [example.prompt()[1], {"role": "assistant", "content": example.answer()}]
-    return [*chat, user]
+        chat += [*_system_and_rest(example)[1], {"role": "assistant", "content": example.answer()}]
+    return [*chat, *asked]
+
+
+def _system_and_rest(row: Any) -> tuple[list[str], list[dict[str, str]]]:
+    own = [message["content"] for message in row.prompt() if message["role"] == "system"]
+    return own, [message for message in row.prompt() if message["role"] != "system"]
 
 
 def score(row: SftRow, text: str) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ftlib import data_gates, own_rows
+from ftlib import data_gates, own_rows, tasks
 from ftlib.confusion import NO_LABEL
 from ftlib.intake import Example
 
@@ -65,13 +65,13 @@ def test_examples_show_each_answer_before_any_comes_twice():
 def test_the_prompt_holds_the_instruction_the_examples_and_the_row():
     shown = example(1, "Where is my tent?", "orders", system="You work for the desk.")
     row = example(2, "Money back?", "returns", system="You work for the shop.")
-    assert own_rows.prompted(row, "One label.", [shown]) == [
+    assert tasks.few_shot(row, "One label.", [shown]) == [
         {"role": "system", "content": "You work for the shop.\nOne label."},
         {"role": "user", "content": "Where is my tent?"},
         {"role": "assistant", "content": "orders"},
         {"role": "user", "content": "Money back?"},
     ]
-    assert own_rows.prompted(example(3, "Hi", "x"), "") == [{"role": "user", "content": "Hi"}]
+    assert tasks.few_shot(example(3, "Hi", "x"), "") == [{"role": "user", "content": "Hi"}]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_prompt_holds_the_instruction_the_examples_and_the_row():
      ("card_arrival or card_linking", NO_LABEL)],
 )  # fmt: skip
 def test_an_answer_is_a_label_or_none(text, label):
-    assert own_rows.label_in(text, ["card_arrival", "card_linking"]) == label
+    assert own_rows.labels_in([text], ["card_arrival", "card_linking"]) == [label]
 
 
 @pytest.mark.parametrize(
