@@ -95,8 +95,9 @@ def few_shot(row: Any, instruction: str, examples: Sequence[Any] = ()) -> list[d
 
 
 def _system_and_rest(row: Any) -> tuple[list[str], list[dict[str, str]]]:
-    own = [message["content"] for message in row.prompt() if message["role"] == "system"]
-    return own, [message for message in row.prompt() if message["role"] != "system"]
+    prompt = row.prompt()
+    own = [message["content"] for message in prompt if message["role"] == "system"]
+    return own, [message for message in prompt if message["role"] != "system"]
 
 
 def score(row: SftRow, text: str) -> dict[str, float]:
