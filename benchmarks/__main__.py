@@ -1,6 +1,7 @@
-"""`python -m benchmarks [name …] [--out file.json]`: run benchmarks, print their checks, write their JSON.
+"""`python -m benchmarks [name …] [--out file.json]`: run benchmarks, print their checks, write their JSON and a page.
 
-A benchmark is a module of this folder with `measure() -> {"rows": […], "checks": […]}`. It reports and never fails.
+A benchmark is a module of this folder with `measure() -> {"rows": […], "checks": […]}`. It reports and never fails. One
+that has `figures(found) -> {title: figure}` shows them on the page, which opens offline.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ftlib.files import to_json, write_atomic
+from ftlib.show import table
 from ftlib.summary import text_table
 
 PACKAGES = ("numpy", "scipy", "torch", "transformers", "trl", "peft")
@@ -27,13 +29,17 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         print(f"error: expected benchmarks of {known}, got {unknown}", file=sys.stderr)
         return 2
-    results = []
+    results, parts = [], []
     for name in args.names or known:
-        found = importlib.import_module(f"benchmarks.{name}").measure()
+        module = importlib.import_module(f"benchmarks.{name}")
+        found = module.measure()
         head = {"name": name, "device": platform.processor() or platform.machine(), "versions": _versions()}
         results.append(head | {"ceilings": {}} | found)
-        print("\n".join([name, *text_table([_shown(row) for row in found["checks"]])]))
+        checks = [_shown(row) for row in found["checks"]]
+        print("\n".join([name, *text_table(checks)]))
+        parts.append(_part(name, checks, found, getattr(module, "figures", lambda found: {})(found)))
     if args.out:
+        print(write_atomic(Path(args.out).with_suffix(".html"), _page(parts)))
         print(write_atomic(args.out, to_json(results[0] if len(results) == 1 else results, args.out, indent=1) + "\n"))
     return 0
 
@@ -42,6 +48,28 @@ def _shown(row: dict) -> dict[str, str]:
     low, high = row["spread"]
     words = {"value": f"{row['value']:.4g}", "target": f"{row['op']} {row['target']:g}", "n": str(row["n"])}
     return {"check": row["id"]} | words | {"95 %": f"{low:.4g} to {high:.4g}", "holds": "yes" if row["holds"] else "NO"}
+
+
+def _part(name: str, checks: list[dict], found: dict, figures: dict) -> str:
+    """A benchmark's part of the page: its checks, its figures, its rows without the long lists."""
+    rows = [{k: v for k, v in row.items() if not isinstance(v, list) or len(v) <= 2} for row in found["rows"]]
+    kinds = dict.fromkeys(tuple(row) for row in rows)  # rows of one kind have the same columns
+    tables = [table([row for row in rows if tuple(row) == kind]) for kind in kinds]
+    drawn = [figure.to_html(full_html=False, include_plotlyjs=False) for figure in figures.values()]
+    return "\n".join([f"<h1>{name}</h1>", _table(table(checks)), *drawn, *map(_table, tables)])
+
+
+def _table(shown) -> str:
+    return f"<div style='overflow-x:auto;margin:1em 0'>{shown._repr_html_()}</div>"
+
+
+def _page(parts: list[str]) -> str:
+    from plotly.offline import get_plotlyjs
+
+    look = "body{font:14px sans-serif;margin:2em;max-width:1200px} td,th{padding:2px 10px 2px 0}"
+    script = f"<script>{get_plotlyjs()}</script>" if any("plotly-graph-div" in part for part in parts) else ""
+    head = f"<meta charset='utf-8'><title>Benchmarks</title><style>{look}</style>{script}"
+    return f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(parts)}</body></html>\n"
 
 
 def _versions() -> dict[str, str]:

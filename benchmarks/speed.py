@@ -1,21 +1,26 @@
 """Stock against ours: sampling, and training steps of SFT, DPO and GRPO, on the embedded model.
 
 Each figure comes from processes that take turns (stock, ours, stock, ours), so that a slow spell of the machine hits
-both, and stands beside a check that the work was the same: greedy texts, losses (drawn frequencies are tested in
-`tests/test_generate.py`). What stock is, is written in `cases/sampling.py` and `cases/training.py`.
+both, and stands beside a check that the work was the same: greedy texts, losses, what was learned (drawn frequencies
+are tested in `tests/test_generate.py`). What stock is stands in its row.
 """
 
 import statistics
 import sys
+from pathlib import Path
 
 from benchmarks import check
-from benchmarks.cases import VARIANTS, in_process, sampling, side_by_side
+from benchmarks.cases import ROOT, VARIANTS, in_process, sampling, side_by_side, training
+from ftlib import gates
+from ftlib.runs import runs_root
+from ftlib.summary import is_smoke, load_summary
 
 MFLOP_BODY, MFLOP_HEAD = 2 * 106.2, 2 * 28.3  # of the embedded model, a token: two a weight
 MIXED = {"size": 256, "mixed": True, "batch": 64}
 SIZES = (1, 16, 64, 256)
 TRAINING = {"sft": {}, "dpo_nf4": {"kind": "dpo", "nf4": True}, "dpo": {"repeats": 1}, "grpo": {}}
-GATE_ROWS = 100_000
+GATE_ROWS = (1_000, 10_000, 100_000)
+NO_WORSE = 0.01  # nats: the most that ours may be above stock on held-out rows, where that is shown
 LARGER = {"0.5b": 12_000, "1.5b": 20_000, "8b": 60_000}  # random weights -> MB of GPU memory that they want
 
 
@@ -25,7 +30,8 @@ def measure() -> dict:
 
     ceilings = in_process("ceiling", "ours")
     rows, checks = [], []
-    for part in (_sampling, _training, _library, _growth, *([_larger] if torch.cuda.is_available() else [])):
+    larger = [_larger] if torch.cuda.is_available() else []
+    for part in (_sampling, _training, _library, _growth, *larger, _minutes):
         more_rows, more_checks = part()
         rows += more_rows
         checks += more_checks
@@ -43,9 +49,9 @@ def _ratio(found: dict[str, list[dict]], of) -> tuple[float, list[float]]:
     return statistics.median(rates["ours"]) / statistics.median(rates["stock"]), [min(pairs), max(pairs)]
 
 
-def _row(name: str, found: dict[str, list[dict]], unit: str, of) -> dict:
-    """A line of the table: medians of the rate and of the peak memory, and how far the rates spread."""
-    line = {"what": name, "unit": unit, "dtype": found["ours"][0]["dtype"]}
+def _row(name: str, found: dict[str, list[dict]], unit: str, of, *, stock: str) -> dict:
+    """A line of the table: medians of the rate and of the peak memory, how far the rates spread, and what stock is."""
+    line = {"what": name, "unit": unit, "dtype": found["ours"][0]["dtype"], "stock": stock}
     for variant, results in found.items():
         rates = sorted(map(of, results))
         line |= {
@@ -62,25 +68,30 @@ def _sampling() -> tuple[list[dict], list[dict]]:
     for drawn, repeats in ((False, 2), (True, 1)):
         found = side_by_side("sampling", repeats=repeats, drawn=drawn, **MIXED)
         name = f"sampling_256_mixed_{'drawn' if drawn else 'greedy'}"
-        rows.append(_row(name, found, "tokens", rate) | _products(found))
+        rows.append(_row(name, found, "tokens", rate, stock=sampling.STOCK) | _products(found))
         value, spread = _ratio(found, rate)
         checks.append(check(f"{name}_vs_stock", value, ">=", 3.0, n=len(found["ours"]), spread=spread))
         if not drawn:
             checks += _same_texts(found)
     for size in SIZES:
         found = side_by_side("sampling", repeats=1, drawn=False, size=size, mixed=False, batch=size)
-        rows.append(_row(f"sampling_{size}_short_greedy", found, "tokens", rate) | _products(found))
+        name = f"sampling_{size}_short_greedy"
+        rows.append(_row(name, found, "tokens", rate, stock=sampling.STOCK) | _products(found))
     return rows, checks
 
 
 def _growth() -> tuple[list[dict], list[dict]]:
-    """Sampling with one size changed at a time: prompts, length, model. One run each: rows, and no checks."""
+    """Sampling with one size changed at a time: prompts, length, model. One run each: rows, and no checks.
+
+    The rows of the data gates are in `_library`.
+    """
     start = {"prompts": 100, "tokens": 64, "weights": "2m"}
     changes = [{}, {"prompts": 1_000}, {"prompts": 10_000}, {"tokens": 256}, {"tokens": 1_024}, {"weights": "0.5b"}]
     rows = []
     for change in changes:
         found = in_process("growth", "ours", **start | change)
-        line = {"what": "growth", **start, **change, "seconds": found["seconds"], "peak_mb": found["peak_rss_mb"]}
+        line = {"what": "growth", "by": next(iter(change), ""), **start, **change, "parameters": found["parameters"]}
+        line |= {"seconds": found["seconds"], "peak_mb": found["peak_rss_mb"]}
         rows.append(line | {"microseconds_a_token": 1e6 * found["seconds"] / found["tokens"]})
         print(f"  growth {change}: {found['seconds']:.1f} s, {found['peak_rss_mb']} MB", file=sys.stderr, flush=True)
     return rows, []
@@ -94,6 +105,7 @@ def _larger() -> tuple[list[dict], list[dict]]:
         "dpo_nf4": ("training", {"kind": "dpo", "nf4": True}, "units"),
     }
     rows, checks = [], []
+    stocks = {"sampling": sampling.STOCK, "sft": training.STOCK["sft"], "dpo_nf4": training.STOCK["dpo"]}
     for weights, need_mb in LARGER.items():
         if _gpu_mb() < need_mb:
             print(f"  {weights}: left out, it wants {need_mb} MB of GPU memory", file=sys.stderr)
@@ -102,7 +114,7 @@ def _larger() -> tuple[list[dict], list[dict]]:
             rate = lambda result, unit=unit: result[unit] / result["seconds"]
             found = side_by_side(case, weights=weights, **options)
             peaks = {f"{v}_peak_gpu_mb": max(r["peak_gpu_mb"] for r in results) for v, results in found.items()}
-            rows.append(_row(f"{name}_{weights}", found, unit, rate) | peaks)
+            rows.append(_row(f"{name}_{weights}", found, unit, rate, stock=stocks[name]) | peaks)
             value, spread = _ratio(found, rate)
             checks.append(check(f"{name}_{weights}_vs_stock", value, ">=", 1.0, n=len(found["ours"]), spread=spread))
     return rows, checks
@@ -117,6 +129,12 @@ def _gpu_mb() -> float:
 def _products(found: dict[str, list[dict]]) -> dict[str, float]:
     """GFLOP/s of the matrix products with weights: every token that was read or written, the head for new ones only."""
     work = lambda result: (MFLOP_BODY * result["passed_tokens"] + MFLOP_HEAD * result["tokens"]) / 1e3
+    return {f"{v}_gflop_a_second": statistics.median(work(r) / r["seconds"] for r in found[v]) for v in found}
+
+
+def _needed(found: dict[str, list[dict]]) -> dict[str, float]:
+    """GFLOP/s of what a training must compute (`cases.training`); what stock computes twice counts once."""
+    work = lambda result: (MFLOP_BODY * result["body"] + MFLOP_HEAD * result["head"]) / 1e3
     return {f"{v}_gflop_a_second": statistics.median(work(r) / r["seconds"] for r in found[v]) for v in found}
 
 
@@ -138,10 +156,13 @@ def _training() -> tuple[list[dict], list[dict]]:
     for name, options in TRAINING.items():
         options = {"kind": name} | options
         found = side_by_side("training", **options)
-        row = _row(name, found, unit[name], rate)
-        rows.append(row | {f"{variant}_losses": results[0]["losses"] for variant, results in found.items()})
+        row = _row(name, found, unit[name], rate, stock=training.STOCK[options["kind"]])
+        row |= {f"{variant}_losses": results[0]["losses"] for variant, results in found.items()}
+        rows.append(row | _needed(found))
         value, spread = _ratio(found, rate)
         checks.append(check(f"{name}_vs_stock", value, ">=", 2.0, n=len(found["ours"]), spread=spread))
+        if found["ours"][0]["held_out"]:
+            checks.append(_as_much_learned(name, *(found[variant][0]["held_out"] for variant in VARIANTS)))
         if name == "grpo":
             share = row["ours_peak_mb"] / row["stock_peak_mb"]
             checks.append(check("grpo_peak_memory_vs_stock", share, "<=", 1 / 3, n=2, spread=[share, share]))
@@ -164,15 +185,88 @@ def _same_course(name: str, ours: dict, reference: dict) -> list[dict]:
     return checks
 
 
+def _as_much_learned(name: str, stock: list[float], ours: list[float]) -> dict:
+    """Is the loss on held-out rows above stock's? The low end of the interval says by how much at least."""
+    apart, ends = gates.paired_difference(stock, ours, seed=17)
+    print(f"  {name}: held-out loss {apart:+.4f} to stock", file=sys.stderr, flush=True)
+    return check(f"{name}_held_out_loss_above_stock", ends.low, "<=", NO_WORSE, n=len(ours), spread=list(ends))
+
+
 def _library() -> tuple[list[dict], list[dict]]:
-    """Import time, and the data gates on 100,000 rows."""
+    """Import time, and the data gates on up to 100,000 rows."""
     found = in_process("imports", "ours")
-    gates = in_process("data_gates", "ours", rows=GATE_ROWS)
+    grown = [in_process("data_gates", "ours", rows=rows) for rows in GATE_ROWS]
     one = lambda id, value, target: check(id, value, "<=", target, n=1, spread=[value, value])
     checks = [
         one("import_seconds", found["seconds"], 0.3),
         one("import_heavy_packages", len(found["heavy"]), 0),
-        one("data_gates_100k_seconds", gates["seconds"], 60),
-        one("data_gates_100k_peak_mb", gates["peak_rss_mb"], 2048),
+        one("data_gates_100k_seconds", grown[-1]["seconds"], 60),
+        one("data_gates_100k_peak_mb", grown[-1]["peak_rss_mb"], 2048),
     ]
-    return [{"what": "data_gates_100k", **gates}], checks
+    return [{"what": "data_gates", **line} for line in grown], checks
+
+
+def _minutes() -> tuple[list[dict], list[dict]]:
+    """What each notebook took in the newest whole run here that is no smoke run; nothing where there is none."""
+    names = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    whole = [
+        run for run in map(load_summary, _newest_first(runs_root())) if not is_smoke(run) and _complete(run, names)
+    ]
+    if not whole:
+        print("  minutes a notebook: no whole run here; make play, then again", file=sys.stderr)
+        return [], []
+    run, done = whole[0], whole[0]["notebooks"]
+    rows = [
+        {"what": "notebook", "notebook": name, "run_id": run["run_id"], "profile": run["profile"],
+         "minutes": done[name]["seconds"] / 60, "peak_mb": done[name]["peak_rss_mb"]}
+        for name in names
+    ]  # fmt: skip
+    total = sum(row["minutes"] for row in rows)
+    return rows, [check("play_minutes", total, "<=", 30, n=1, spread=[total, total])]
+
+
+def _newest_first(root: Path) -> list[Path]:
+    return sorted((path.parent for path in root.glob("*/summary.json")), key=lambda run: run.stat().st_mtime)[::-1]
+
+
+def _complete(run: dict, names: list[str]) -> bool:
+    return all(run["notebooks"].get(name, {}).get("status") == "complete" for name in names)
+
+
+def figures(found: dict) -> dict:
+    """How time and memory grow, from what `measure` found: title -> figure.
+
+    Both axes are multiples of the smallest size's, and logarithmic: what grows in proportion keeps to the dashed line.
+    """
+    from ftlib import plots
+
+    sizes = _sizes(found["rows"])
+    drawn = {}
+    for what, unit in {"seconds": "time", "peak_mb": "peak memory"}.items():
+        series = {
+            name: ([size / points[0][0] for size, _ in points], [row[what] / points[0][1][what] for _, row in points])
+            for name, points in sizes.items()
+        }
+        most = max(max(x) for x, _ in series.values())
+        fig = plots.lines(series | {"in proportion": ([1, most], [1, most])}, f"How does the {unit} grow?",
+                          "size, as a multiple of the smallest", f"{unit}, as a multiple of the smallest")  # fmt: skip
+        fig.update_xaxes(type="log", dtick=1)
+        fig.update_yaxes(type="log", dtick=1)
+        drawn[f"growth of {unit}"] = fig
+    return drawn
+
+
+def _sizes(rows: list[dict]) -> dict[str, list[tuple[float, dict]]]:
+    """What grows -> (size, row) of each, the smallest first."""
+    first = next(row for row in rows if row["what"] == "growth" and not row["by"])
+    named = {"prompts": "prompts", "tokens": "tokens of a prompt", "weights": "parameters"}
+    grown = {
+        name: [(row["parameters" if by == "weights" else by], row) for row in (first, *_grown(rows, by))]
+        for by, name in named.items()
+    }
+    of_rows = [row | {"peak_mb": row["peak_rss_mb"]} for row in rows if row["what"] == "data_gates"]
+    return grown | {"rows of the data gates": [(row["rows"], row) for row in of_rows]}
+
+
+def _grown(rows: list[dict], by: str) -> list[dict]:
+    return [row for row in rows if row["what"] == "growth" and row["by"] == by]

@@ -1,8 +1,11 @@
 """The speed benchmark's arithmetic, by hand; and one small case run for real, stock beside ours."""
 
+import json
+
 import pytest
 
-from benchmarks import speed
+from benchmarks import __main__ as command
+from benchmarks import check, speed
 from benchmarks.cases import in_process, sampling, training
 
 
@@ -22,7 +25,8 @@ def test_the_ratio_is_of_medians_and_its_spread_of_pairs():
 
 def test_a_row_says_rates_spread_and_memory():
     found = {"stock": results((10, 1), (20, 1)), "ours": results((40, 1), (100, 2))}
-    row = speed._row("sampling", found, "tokens", RATE)
+    row = speed._row("sampling", found, "tokens", RATE, stock="generate")
+    assert row["stock"] == "generate"
     assert row["stock_tokens_a_second"] == 15 and row["ours_spread"] == [40, 50]
     assert row["ours_peak_mb"] == 150 and row["ratio"] == pytest.approx(3.0)
 
@@ -33,6 +37,12 @@ def test_products_count_what_went_through_the_model():
     assert speed._products(found)["ours_gflop_a_second"] == pytest.approx((212.4 + 5.66) / 2)
 
 
+def test_a_training_is_measured_by_what_it_must_compute():
+    """1,000 tokens through the layers, 100 through the head, in two seconds, as above."""
+    found = {"stock": [{"body": 1000, "head": 100, "seconds": 2.0}]}
+    assert speed._needed(found)["stock_gflop_a_second"] == pytest.approx((212.4 + 5.66) / 2)
+
+
 @pytest.mark.parametrize("dtype, holds", [("fp32", False), ("bf16", True)])
 def test_losses_are_compared_with_the_reference(dtype, holds):
     """2.000 against 2.002 is a part in a thousand: too much in fp32, rounding in bf16; gradients are the same."""
@@ -40,6 +50,68 @@ def test_losses_are_compared_with_the_reference(dtype, holds):
     losses, norms = speed._same_course("sft", ours, {"losses": [0.5, 2.0], "grad_norms": [1.0, 1.0]})
     assert losses["value"] == pytest.approx(0.001) and losses["holds"] is holds and losses["n"] == 2
     assert norms["value"] == 0 and norms["holds"]
+
+
+def test_more_loss_than_stock_counts_where_it_is_shown():
+    """0.1 nats more on each row fails; 0.1 more and less in turn shows nothing; less is no fault."""
+    stock = [1.0, 2.0] * 20
+    more = speed._as_much_learned("sft", stock, [loss + 0.1 for loss in stock])
+    assert more["value"] == pytest.approx(0.1) and not more["holds"] and more["n"] == 40
+    assert speed._as_much_learned("sft", stock, [1.1, 1.9] * 20)["holds"]
+    assert speed._as_much_learned("sft", stock, [loss - 0.1 for loss in stock])["holds"]
+
+
+def grown(by: str, seconds: float, **more) -> dict:
+    sizes = {"prompts": 100, "tokens": 64, "parameters": 10, "peak_mb": 50}
+    return {"what": "growth", "by": by, "seconds": seconds} | sizes | more
+
+
+ROWS = [
+    grown("", 2.0), grown("prompts", 20.0, prompts=1_000), grown("tokens", 12.0, tokens=256, peak_mb=100),
+    grown("weights", 40.0, parameters=400),
+    {"what": "data_gates", "rows": 10, "seconds": 1.0, "peak_rss_mb": 7}, {"what": "sampling", "losses": [1, 2, 3]},
+]  # fmt: skip
+
+
+def test_growth_is_drawn_as_multiples_of_the_smallest():
+    """A thousand prompts: ten times the size and ten times the time; 256 tokens: four times and six times."""
+    time, memory = speed.figures({"rows": ROWS}).values()
+    lines = {line.name: (list(line.x), list(line.y)) for line in time.data}
+    assert lines["prompts"] == ([1, 10], [1, 10]) and lines["tokens of a prompt"] == ([1, 4], [1, 6])
+    assert lines["parameters"] == ([1, 40], [1, 20]) and lines["rows of the data gates"] == ([1], [1])
+    assert lines["in proportion"][0] == [1, 40]
+    assert list(memory.data[1].y) == [1, 2]
+
+
+def test_the_command_writes_json_and_a_page(tmp_path, monkeypatch, capsys):
+    """The page holds checks, rows and figures; texts stay text, and lists of many numbers stay in the JSON."""
+    checks = [check("<b>share</b>", 2.0, ">=", 1.0, n=3, spread=[1.5, 2.5])]
+    monkeypatch.setattr(speed, "measure", lambda: {"rows": ROWS, "checks": checks})
+    assert command.main(["speed", "--out", str(tmp_path / "found.json")]) == 0
+    assert "<b>share</b>" in capsys.readouterr().out
+    kept, page = json.loads((tmp_path / "found.json").read_text()), (tmp_path / "found.html").read_text()
+    assert kept["name"] == "speed" and kept["rows"][-1]["losses"] == [1, 2, 3]
+    assert "&lt;b&gt;share" in page and "<b>share" not in page and "losses" not in page.split("</script>")[-1]
+    assert page.count('class="plotly-graph-div"') == 2 and "src=" not in page.split("</script>")[-1]
+
+
+def summary_of(**minutes: float) -> dict:
+    done = {name: {"status": "complete", "seconds": 60 * m, "peak_rss_mb": 1} for name, m in minutes.items()}
+    return {"run_id": "r", "profile": "cpu", "notebooks": done, "metrics": {}, "gates": []}
+
+
+def test_minutes_are_those_of_the_newest_whole_run(tmp_path, monkeypatch):
+    """Of a whole run, a later smoke run and a later half run the first counts; without any, there is no row."""
+    monkeypatch.setenv("FTLIB_RUNS", str(tmp_path))
+    assert speed._minutes() == ([], [])
+    names = [path.stem for path in (speed.ROOT / "notebooks").glob("[0-9]*.ipynb")]
+    whole = summary_of(**dict.fromkeys(names, 4.0))
+    for run, found in {"a": whole, "b": whole | {"profile": "smoke"}, "c": summary_of(**{names[0]: 1.0})}.items():
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "summary.json").write_text(json.dumps(found))
+    rows, [total] = speed._minutes()
+    assert len(rows) == len(names) == 9 and {row["minutes"] for row in rows} == {4.0}
+    assert total["value"] == pytest.approx(36.0) and not total["holds"]
 
 
 def test_mixed_prompts_are_of_many_lengths_and_the_same_for_a_seed():
@@ -75,3 +147,8 @@ def test_training_takes_the_course_of_trls_trainer(kind, nf4, monkeypatch):
     assert losses["n"] == {"sft": 3, "dpo": 2, "grpo": 1}[kind]
     assert losses["holds"] and norms["holds"], (losses, norms)
     assert max(reference["grad_norms"]) > 0
+    assert ours["body"] > ours["head"] > 0 and (ours["body"], ours["head"]) == (reference["body"], reference["head"])
+    if kind != "grpo":
+        learned = speed._as_much_learned(kind, reference["held_out"], ours["held_out"])
+        assert learned["n"] == training.HELD_OUT and abs(learned["value"]) < 1e-3  # the same rows in the same order
+        assert all(loss > 0 for loss in ours["held_out"])

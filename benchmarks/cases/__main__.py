@@ -9,4 +9,4 @@ from ftlib.machine import peak_rss_mb
 if __name__ == "__main__":
     name, options = sys.argv[1], json.loads(sys.argv[2])
     result = importlib.import_module(f"benchmarks.cases.{name}").run(**options)
-    print(json.dumps(result | {"peak_rss_mb": round(peak_rss_mb())}))
+    print(json.dumps({"peak_rss_mb": round(peak_rss_mb())} | result))

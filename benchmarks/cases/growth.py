@@ -14,7 +14,7 @@ def run(variant: str = "ours", *, prompts: int, tokens: int, weights: str, new_t
     """Sample for `prompts` random prompts of half of `tokens` to `tokens` tokens.
 
     Returns:
-        Seconds, and tokens that were read or written.
+        Seconds, tokens that were read or written, and the parameters of the model.
     """
     steady_heap()
     profile = resolve("auto")
@@ -29,4 +29,5 @@ def run(variant: str = "ours", *, prompts: int, tokens: int, weights: str, new_t
     found = generate.sample(model, tokenizer, rows, max_new_tokens=new_tokens)
     seconds = time.perf_counter() - started
     done = int(lengths.sum()) + sum(len(sample.token_ids) for sample in found)
-    return {"seconds": seconds, "tokens": done, "dtype": profile.dtype} | gpu_peak_mb()
+    size = sum(weight.numel() for weight in model.parameters())
+    return {"seconds": seconds, "tokens": done, "parameters": size, "dtype": profile.dtype} | gpu_peak_mb()

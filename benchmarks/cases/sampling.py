@@ -14,6 +14,8 @@ from ftlib.profiles import resolve
 from ftlib.records import ProductionPrompt, SftRow, assistant_chat, data_path, load_jsonl
 from ftlib.train import steady_heap
 
+STOCK = "transformers' model.generate: batches in the order given, padded on the left, sdpa attention, dynamic cache"
+
 
 def chats(n: int, *, mixed: bool, seed: int) -> list[list[dict]]:
     """n chats of the playbook's own data, drawn with the seed.

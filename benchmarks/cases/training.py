@@ -2,7 +2,8 @@
 
 Stock keeps TRL's defaults (activation checkpointing, sdpa attention, random order, the reference's log-probs in every
 DPO step); "reference" is stock in fp32 with our order of rows: what the first losses are compared with. All train the
-same LoRA layers on the same rows from the same seed, so the work done is the same.
+same LoRA layers on the same rows from the same seed, so the work done is the same; what was learned is measured on rows
+that no step saw.
 """
 
 import time
@@ -10,18 +11,29 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.cases import gpu_peak_mb, load
-from ftlib import desk, lean, models
+from ftlib import desk, generate, lean, models
 from ftlib import train as ft
+from ftlib.machine import peak_rss_mb
 from ftlib.profiles import Profile, resolve
 from ftlib.records import RedTeamPrompt, SftRow, assistant_chat, data_path, load_jsonl
 
 STEPS = 20  # of SFT; the losses that are compared
 PAIRS, EPOCHS = 32, 3  # of DPO
 CASES, ROLLOUTS, GRPO_STEPS = 4, 8, 2  # of GRPO: prompts a step, rollouts of each, steps
+HELD_OUT = 40  # rows or pairs that no step sees
+STOCK = {
+    "sft": "TRL's SFTTrainer: activation checkpointing, sdpa attention, rows in random order, padded; batches of 8",
+    "dpo": "TRL's DPOTrainer: activation checkpointing, sdpa attention, the reference in every step; batches of 8",
+    "grpo": "TRL's GRPOTrainer: activation checkpointing, sdpa attention, a step's 32 rollouts in one pass",
+}
 
 
 def run(variant: str, *, kind: str, nf4: bool = False, seed: int = 17, weights: str = "") -> dict:
-    """Train; seconds of `trainer.train()` and of what it needs beforehand, the losses and the gradient norms.
+    """Train; seconds of `trainer.train()` and of what it needs beforehand, the losses, the gradient norms.
+
+    "body" and "head" count the tokens that the layers and the head must take, whoever does it: each row's own tokens,
+    without padding, once forward, once more (as dear) backward, and once for the reference where there is one.
+    "held_out" is what SFT and DPO made of rows that no step saw, measured the same way for all: the loss of each.
 
     Args:
         kind: sft, dpo or grpo.
@@ -34,7 +46,7 @@ def run(variant: str, *, kind: str, nf4: bool = False, seed: int = 17, weights: 
     with TemporaryDirectory() as folder:
         make = {"sft": _sft, "dpo": _dpo, "grpo": _grpo}[kind]
         model = load(weights, dtype=dtype, device=profile.device, nf4=nf4)
-        trainer, units = make(model, variant, _common(variant, profile, dtype, seed, Path(folder)), seed)
+        trainer, units, needed = make(model, variant, _common(variant, profile, dtype, seed, Path(folder)), seed)
         ft.quiet(trainer)
         if variant != "stock" or dtype == "fp32":  # without bf16 in the CPU, bf16 adapters would slow stock to a crawl
             _fp32_adapter(trainer.model)
@@ -46,13 +58,17 @@ def run(variant: str, *, kind: str, nf4: bool = False, seed: int = 17, weights: 
         trainer.train()
         peak = gpu_peak_mb()  # waits for the GPU
         seconds = time.perf_counter() - started
+        peak["peak_rss_mb"] = round(peak_rss_mb())  # before the look at what was learned
+        held_out = {"sft": _held_out_rows, "dpo": _held_out_pairs}.get(kind, lambda trainer: [])(trainer)
     history = [row for row in trainer.state.log_history if "loss" in row]
     return {
         "seconds": seconds,
         "units": units,
+        **needed,
         "dtype": dtype,
         "losses": [row["loss"] for row in history],
         "grad_norms": [row["grad_norm"] for row in history],
+        "held_out": held_out,
     } | peak
 
 
@@ -85,17 +101,18 @@ def _sft(model, variant: str, common: dict, seed: int):
     from trl import SFTConfig, SFTTrainer
 
     rows = load_jsonl(data_path("sft/train.jsonl"), SftRow)[: 8 * STEPS]
-    say = lambda text: [{"role": "assistant", "content": text}]
     grouped = {} if variant == "stock" else {"train_sampling_strategy": "group_by_length"}
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**common, num_train_epochs=1,
                        per_device_train_batch_size=8, **grouped),
-        train_dataset=Dataset.from_list([{"prompt": r.prompt(), "completion": say(r.answer())} for r in rows]),
+        train_dataset=Dataset.from_list([{"prompt": r.prompt(), "completion": _said(r.answer())} for r in rows]),
         processing_class=models.load_tokenizer("embedded"),
         peft_config=_adapter(),
     )  # fmt: skip
-    return trainer, sum(label != -100 for row in trainer.train_dataset for label in row["labels"])
+    rows = trainer.train_dataset
+    scored = sum(label != -100 for labels in rows["labels"] for label in labels)
+    return trainer, scored, {"body": 2 * sum(map(len, rows["input_ids"])), "head": 2 * scored}
 
 
 def _dpo(model, variant: str, common: dict, seed: int):
@@ -103,21 +120,64 @@ def _dpo(model, variant: str, common: dict, seed: int):
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    red = [r for r in load_jsonl(data_path("prompts/redteam.jsonl"), RedTeamPrompt) if r.split == "train"]
-    say = lambda row: [{"role": "assistant", "content": row.answer}]
-    rows = [
-        {"prompt": assistant_chat(one.text), "chosen": say(one), "rejected": say(other)}
-        for one, other in zip(red[:PAIRS], red[PAIRS:], strict=False)
-    ]
     trainer = DPOTrainer(
         model=model,
         args=DPOConfig(**common, num_train_epochs=EPOCHS,
                        per_device_train_batch_size=8),
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(_pairs()[:PAIRS]),
         processing_class=models.load_tokenizer("embedded"),
         peft_config=_adapter(),
     )  # fmt: skip
-    return trainer, PAIRS * EPOCHS
+    asked, *answers = (trainer.train_dataset[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids"))
+    scored = sum(len(ids) for side in answers for ids in side)
+    passes = 2 * EPOCHS + 1
+    needed = {"body": passes * (scored + 2 * sum(map(len, asked))), "head": passes * scored}
+    return trainer, PAIRS * EPOCHS, needed
+
+
+def _said(text: str) -> list[dict]:
+    return [{"role": "assistant", "content": text}]
+
+
+def _pairs() -> list[dict]:
+    """Red-team prompts with their own answer, chosen, and the answer to another, rejected."""
+    red = [r for r in load_jsonl(data_path("prompts/redteam.jsonl"), RedTeamPrompt) if r.split == "train"]
+    return [
+        {"prompt": assistant_chat(one.text), "chosen": _said(one.answer), "rejected": _said(other.answer)}
+        for one, other in zip(red, red[PAIRS:], strict=False)
+    ]
+
+
+def _held_out_rows(trainer) -> list[float]:
+    """Of each row: nats a token of its answer."""
+    rows = load_jsonl(data_path("sft/validation.jsonl"), SftRow)[:HELD_OUT]
+    return [-float(x.mean()) for x in _logprobs(trainer.model, [r.prompt() + _said(r.answer()) for r in rows])]
+
+
+def _held_out_pairs(trainer) -> list[float]:
+    """Of each pair: DPO's loss, against the model without its adapter."""
+    import torch
+
+    pairs = _pairs()[2 * PAIRS :][:HELD_OUT]
+    chats = [pair["prompt"] + pair[side] for side in ("chosen", "rejected") for pair in pairs]
+    policy = [float(x.sum()) for x in _logprobs(trainer.model, chats)]
+    with trainer.model.disable_adapter():
+        reference = [float(x.sum()) for x in _logprobs(trainer.model, chats)]
+    grown = torch.tensor(policy) - torch.tensor(reference)
+    margins = grown[: len(pairs)] - grown[len(pairs) :]
+    return (-torch.nn.functional.logsigmoid(trainer.args.beta * margins)).tolist()
+
+
+def _logprobs(model, chats: list[list[dict]]) -> list:
+    """Log-probs of the last message's tokens, by a plain forward pass."""
+    import torch
+
+    tokenizer, model = models.load_tokenizer("embedded"), model.eval()
+    asked = generate.chat_ids(tokenizer, [chat[:-1] for chat in chats])
+    whole = tokenizer.apply_chat_template(chats, return_dict=True)["input_ids"]
+    rows = [(prompt, ids[len(prompt) :]) for prompt, ids in zip(asked, whole, strict=True)]
+    with torch.inference_mode():
+        return [x for start in range(0, len(rows), 4) for x in ft.token_logprobs(model, rows[start : start + 4])]
 
 
 def _grpo(model, variant: str, common: dict, seed: int):
@@ -145,7 +205,11 @@ def _grpo(model, variant: str, common: dict, seed: int):
         rollout_func=given,
         peft_config=_adapter(),
     )  # fmt: skip
-    return trainer, GRPO_STEPS
+    steps = [[desk.chat(c) for c in cases[k : k + CASES] for _ in range(ROLLOUTS)] for k in range(0, len(cases), CASES)]
+    laid = [given(prompts, trainer) for prompts in steps]
+    read = sum(len(ids) for step in laid for name in ("prompt_ids", "completion_ids") for ids in step[name])
+    needed = {"body": 3 * read, "head": 3 * sum(sum(mask) for step in laid for mask in step["env_mask"])}
+    return trainer, GRPO_STEPS, needed
 
 
 class _Rollouts:
