@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ftlib.quality import shingles, words
 from ftlib.records import INTENTS, PRODUCTS, ROUTES, SftRow, parse_target
 
 MAX_NEW_TOKENS = 72  # the longest authored answer has 66
@@ -26,6 +27,8 @@ METRICS = {
     "reply": ("facts", "grounded"),
     "summary": ("facts", "coverage"),
 }
+RUN = 5  # words in a row that a reply has from the rules, to count as taken over
+RECITED = 0.8  # of a reply's words taken over: above it, the rules were read out; authored replies have 0.71 at most
 SUMMARY_ROOM = 1.5  # times the words of the authored summary: a copy of the thread would hold every point
 _WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _NUMBER = r"\d+(?:[.,:]\d+)*"
@@ -105,8 +108,9 @@ def score(row: SftRow, text: str) -> dict[str, float]:
 
     For `classify`: each field right or wrong, and whether the answer is one JSON object of just those fields.
     For `reply` and `summary`: `facts` is the share of the row's literal facts that the answer holds, case ignored.
-    `grounded` of a reply takes wrong figures off it (see `grounding`); `coverage` of a summary looks for the facts in
-    its first words only, SUMMARY_ROOM times as many as the authored summary has.
+    `grounded` of a reply takes wrong figures off it, and all of it where the rules were read out (see `grounding`).
+    `coverage` of a summary looks for the facts in its first words only, SUMMARY_ROOM times as many as the authored
+    summary has.
     """
     if row.task == "classify":
         target = parse_target(text)
@@ -135,14 +139,16 @@ def figures(text: str) -> list[tuple[str, str]]:
 def grounding(row: SftRow, text: str) -> Grounding:
     """Facts that a reply states right, wrong, or not at all.
 
-    Right: the reply holds the fact's words. Wrong: a figure that neither the rules given, the message nor the authored
-    answer has; it takes the place of a missing fact whose figure has that unit ("14 days" for "30 days"), and counts
-    on its own otherwise. Missing: the rest. A false statement without a figure is not seen.
+    Right: the reply holds the fact's words, and is not a reading of the rules (`recited` above RECITED), which would
+    hold them all and tell the customer nothing. Wrong: a figure that neither the rules given, the message nor the
+    authored answer has; it takes the place of a missing fact whose figure has that unit ("14 days" for "30 days"), and
+    counts on its own otherwise. Missing: the rest. A false statement without a figure is not seen.
     """
     known = set(figures("\n".join([row.context, row.input, row.answer(), *row.facts])))
     numbers = {number for number, _ in known}
     wrong = [(n, unit) for n, unit in figures(text) if (n, unit) not in known and (unit or n not in numbers)]
-    left_out = [fact for fact in row.facts if fact.lower() not in text.lower()]
+    read_out = recited(row, text) > RECITED
+    left_out = [fact for fact in row.facts if read_out or fact.lower() not in text.lower()]
     units = [unit for _, unit in wrong]
     missing = 0
     for fact in left_out:
@@ -152,6 +158,20 @@ def grounding(row: SftRow, text: str) -> Grounding:
         else:
             missing += 1
     return Grounding(len(row.facts) - len(left_out), len(wrong), missing)
+
+
+def recited(row: SftRow, text: str) -> float:
+    """The share of a reply's words that stand in runs of RUN words or more which the rules given have too.
+
+    Example:
+        >>> row = SftRow(id="r", task="reply", channel="chat", difficulty="easy", input="How long?",
+        ...              context="R1: A voucher is valid for 3 years.", output="For 3 years.", facts=["3 years"])
+        >>> recited(row, "R1: A voucher is valid for 3 years."), recited(row, "Yes, it is valid for 3 years, we think.")
+        (1.0, 0.5555555555555556)
+    """
+    said, rules = words(text), shingles(row.context, RUN)
+    starts = [n for n in range(len(said) - RUN + 1) if tuple(said[n : n + RUN]) in rules]
+    return len({n + k for n in starts for k in range(RUN)}) / max(1, len(said))
 
 
 def _share_held(row: SftRow, text: str) -> float:

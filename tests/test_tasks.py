@@ -95,11 +95,23 @@ RULE = SftRow(
         ("The 2 tents after 20 days: 30.", (0, 0, 3), 0.0),  # the message's figures, and a bare number of the rule's
         ("30 months", (0, 1, 3), 0.0),  # a number of the rule's, but not with this unit
         ("", (0, 0, 3), 0.0),
+        ("R8: 30 days for a full refund. R9: postage is 3.90.", (0, 0, 3), 0.0),  # the rules, read out
+        ("R8: 30 days for a full refund. R9: postage is 3.90. 7 months.", (0, 1, 3), 0.0),  # 12 words of 14
+        ("R8: 30 days for a full refund. R9: postage is 3.90. In 7 months.", (3, 1, 0), 3 / 4),  # 12 of 15, no more
+        ("You have 30 days for a full refund; we take off 3.90.", (3, 0, 0), 1.0),  # 6 words of 13 are the rules'
     ],
 )
 def test_facts_stated_right_wrong_and_left_out(text, counts, score):
     assert tasks.grounding(RULE, text) == counts
     assert tasks.score(RULE, text)["grounded"] == pytest.approx(score)
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_no_authored_reply_counts_as_a_reading_of_the_rules(part):
+    replies = [row for row in load_jsonl(data_path(f"sft/{part}.jsonl"), SftRow) if row.task == "reply"]
+    assert len(replies) >= 30 and max(tasks.recited(row, row.answer()) for row in replies) < tasks.RECITED
+    assert all(tasks.grounding(row, row.context).score == 0 for row in replies if row.facts)
+    assert all(tasks.grounding(row, row.answer()).score == 1 for row in replies)
 
 
 def test_one_wrong_figure_contradicts_one_fact():
