@@ -27,8 +27,8 @@ METRICS = {
     "reply": ("facts", "grounded"),
     "summary": ("facts", "coverage"),
 }
-RUN = 5  # words in a row that a reply has from the rules, to count as taken over
-RECITED = 0.8  # of a reply's words taken over: above it, the rules were read out; authored replies have 0.71 at most
+RUN = 5  # words in a row that an answer has from what it was given, to count as taken over
+RECITED = 0.8  # of an answer's words taken over: above it, it was read out; authored answers have 0.71 at most
 SUMMARY_ROOM = 1.5  # times the words of the authored summary: a copy of the thread would hold every point
 _WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _NUMBER = r"\d+(?:[.,:]\d+)*"
@@ -108,9 +108,9 @@ def score(row: SftRow, text: str) -> dict[str, float]:
 
     For `classify`: each field right or wrong, and whether the answer is one JSON object of just those fields.
     For `reply` and `summary`: `facts` is the share of the row's literal facts that the answer holds, case ignored.
-    `grounded` of a reply takes wrong figures off it, and all of it where the rules were read out (see `grounding`).
-    `coverage` of a summary looks for the facts in its first words only, SUMMARY_ROOM times as many as the authored
-    summary has.
+    `grounded` of a reply takes wrong figures off it (see `grounding`); `coverage` of a summary looks for the facts in
+    its first words only, SUMMARY_ROOM times as many as the authored summary has. Both are 0 where rules or thread were
+    read out (`recited` above RECITED): a copy holds the facts, and answers or sums up nothing.
     """
     if row.task == "classify":
         target = parse_target(text)
@@ -120,7 +120,8 @@ def score(row: SftRow, text: str) -> dict[str, float]:
     if row.task == "reply":
         return {"facts": _share_held(row, text), "grounded": grounding(row, text).score}
     room = math.ceil(SUMMARY_ROOM * len(row.answer().split()))
-    return {"facts": _share_held(row, text), "coverage": _share_held(row, " ".join(text.split()[:room]))}
+    begun = "" if recited(row, text) > RECITED else " ".join(text.split()[:room])
+    return {"facts": _share_held(row, text), "coverage": _share_held(row, begun)}
 
 
 def figures(text: str) -> list[tuple[str, str]]:
@@ -139,10 +140,10 @@ def figures(text: str) -> list[tuple[str, str]]:
 def grounding(row: SftRow, text: str) -> Grounding:
     """Facts that a reply states right, wrong, or not at all.
 
-    Right: the reply holds the fact's words, and is not a reading of the rules (`recited` above RECITED), which would
-    hold them all and tell the customer nothing. Wrong: a figure that neither the rules given, the message nor the
-    authored answer has; it takes the place of a missing fact whose figure has that unit ("14 days" for "30 days"), and
-    counts on its own otherwise. Missing: the rest. A false statement without a figure is not seen.
+    Right: the reply holds the fact's words, and does not just read the rules out (`recited` above RECITED). Wrong: a
+    figure that neither the rules given, the message nor the authored answer has; it takes the place of a missing fact
+    whose figure has that unit ("14 days" for "30 days"), and counts on its own otherwise. Missing: the rest. A false
+    statement without a figure is not seen.
     """
     known = set(figures("\n".join([row.context, row.input, row.answer(), *row.facts])))
     numbers = {number for number, _ in known}
@@ -161,7 +162,7 @@ def grounding(row: SftRow, text: str) -> Grounding:
 
 
 def recited(row: SftRow, text: str) -> float:
-    """The share of a reply's words that stand in runs of RUN words or more which the rules given have too.
+    """The share of an answer's words in runs of RUN words or more that it has from the rules (reply) or the thread.
 
     Example:
         >>> row = SftRow(id="r", task="reply", channel="chat", difficulty="easy", input="How long?",
@@ -169,8 +170,8 @@ def recited(row: SftRow, text: str) -> float:
         >>> recited(row, "R1: A voucher is valid for 3 years."), recited(row, "Yes, it is valid for 3 years, we think.")
         (1.0, 0.5555555555555556)
     """
-    said, rules = words(text), shingles(row.context, RUN)
-    starts = [n for n in range(len(said) - RUN + 1) if tuple(said[n : n + RUN]) in rules]
+    said, given = words(text), shingles(row.context if row.task == "reply" else row.input, RUN)
+    starts = [n for n in range(len(said) - RUN + 1) if tuple(said[n : n + RUN]) in given]
     return len({n + k for n in starts for k in range(RUN)}) / max(1, len(said))
 
 

@@ -107,11 +107,13 @@ def test_facts_stated_right_wrong_and_left_out(text, counts, score):
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
-def test_no_authored_reply_counts_as_a_reading_of_the_rules(part):
-    replies = [row for row in load_jsonl(data_path(f"sft/{part}.jsonl"), SftRow) if row.task == "reply"]
-    assert len(replies) >= 30 and max(tasks.recited(row, row.answer()) for row in replies) < tasks.RECITED
-    assert all(tasks.grounding(row, row.context).score == 0 for row in replies if row.facts)
-    assert all(tasks.grounding(row, row.answer()).score == 1 for row in replies)
+def test_a_copy_of_what_was_given_scores_nothing_and_no_authored_answer_is_one(part):
+    """The best that can be had without a model must not beat one: a copied thread holds 0.86 of the points."""
+    rows = [row for row in load_jsonl(data_path(f"sft/{part}.jsonl"), SftRow) if row.task != "classify" and row.facts]
+    assert len(rows) >= 60 and max(tasks.recited(row, row.answer()) for row in rows) < 0.72 < tasks.RECITED
+    copies = tasks.score_all(rows, [row.context or row.input for row in rows])
+    assert copies["reply.grounded"].max() == copies["summary.coverage"].max() == 0
+    assert copies["reply.facts"].mean() > 0.85 and copies["summary.facts"].mean() > 0.85  # though the facts are there
 
 
 def test_one_wrong_figure_contradicts_one_fact():
@@ -126,6 +128,16 @@ def test_a_summary_that_copies_the_thread_covers_only_what_is_in_its_first_words
     assert row.answer() == "By Friday."
     assert tasks.score(row, "a tent TH-12345") == {"facts": 1.0, "coverage": 1.0}
     assert tasks.score(row, "a new tent TH-12345") == {"facts": 1.0, "coverage": 0.5}
+
+
+def test_a_thread_that_is_read_out_is_no_summary():
+    """Of ten words eight are the thread's, in one run: not above four fifths. The ninth is one more."""
+    thread = "the tent leaks at the seam since Monday so we send a new one by Friday"
+    row = written("summary", 1, "tent").model_copy(update={"input": thread, "output": thread})
+    assert tasks.recited(row, "they say the tent leaks at the seam since Monday") == 0.8
+    assert tasks.score(row, "they say the tent leaks at the seam since Monday")["coverage"] == 1.0
+    assert tasks.score(row, "they say the tent leaks at the seam since Monday so")["coverage"] == 0.0
+    assert tasks.score(row, "the tent, at the seam, leaks")["coverage"] == 1.0  # its words, in no run of five
 
 
 def test_an_authored_answer_has_full_marks():
