@@ -29,18 +29,20 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         print(f"error: expected benchmarks of {known}, got {unknown}", file=sys.stderr)
         return 2
-    results, parts = [], []
+    if args.out and Path(args.out).suffix == ".html":
+        print(
+            f"error: expected a name for the JSON, got {args.out!r}: the page goes there; take .json", file=sys.stderr
+        )
+        return 2
+    results = []
     for name in args.names or known:
-        module = importlib.import_module(f"benchmarks.{name}")
-        found = module.measure()
+        found = importlib.import_module(f"benchmarks.{name}").measure()
         head = {"name": name, "device": platform.processor() or platform.machine(), "versions": _versions()}
         results.append(head | {"ceilings": {}} | found)
-        checks = [_shown(row) for row in found["checks"]]
-        print("\n".join([name, *text_table(checks)]))
-        parts.append(_part(name, checks, found, getattr(module, "figures", lambda found: {})(found)))
+        print("\n".join([name, *text_table([_shown(row) for row in found["checks"]])]))
     if args.out:
-        print(write_atomic(Path(args.out).with_suffix(".html"), _page(parts)))
         print(write_atomic(args.out, to_json(results[0] if len(results) == 1 else results, args.out, indent=1) + "\n"))
+        print(write_atomic(Path(args.out).with_suffix(".html"), _page(results)))
     return 0
 
 
@@ -50,22 +52,25 @@ def _shown(row: dict) -> dict[str, str]:
     return {"check": row["id"]} | words | {"95 %": f"{low:.4g} to {high:.4g}", "holds": "yes" if row["holds"] else "NO"}
 
 
-def _part(name: str, checks: list[dict], found: dict, figures: dict) -> str:
+def _part(found: dict) -> str:
     """A benchmark's part of the page: its checks, its figures, its rows without the long lists."""
+    figures = getattr(importlib.import_module(f"benchmarks.{found['name']}"), "figures", lambda found: {})(found)
+    drawn = [figure.to_html(full_html=False, include_plotlyjs=False) for figure in figures.values()]
     rows = [{k: v for k, v in row.items() if not isinstance(v, list) or len(v) <= 2} for row in found["rows"]]
     kinds = dict.fromkeys(tuple(row) for row in rows)  # rows of one kind have the same columns
     tables = [table([row for row in rows if tuple(row) == kind]) for kind in kinds]
-    drawn = [figure.to_html(full_html=False, include_plotlyjs=False) for figure in figures.values()]
-    return "\n".join([f"<h1>{name}</h1>", _table(table(checks)), *drawn, *map(_table, tables)])
+    checks = _table(table([_shown(row) for row in found["checks"]]))
+    return "\n".join([f"<h1>{found['name']}</h1>", checks, *drawn, *map(_table, tables)])
 
 
 def _table(shown) -> str:
     return f"<div style='overflow-x:auto;margin:1em 0'>{shown._repr_html_()}</div>"
 
 
-def _page(parts: list[str]) -> str:
+def _page(results: list[dict]) -> str:
     from plotly.offline import get_plotlyjs
 
+    parts = [_part(found) for found in results]
     look = "body{font:14px sans-serif;margin:2em;max-width:1200px} td,th{padding:2px 10px 2px 0}"
     script = f"<script>{get_plotlyjs()}</script>" if any("plotly-graph-div" in part for part in parts) else ""
     head = f"<meta charset='utf-8'><title>Benchmarks</title><style>{look}</style>{script}"

@@ -31,7 +31,7 @@ def measure() -> dict:
     ceilings = in_process("ceiling", "ours")
     rows, checks = [], []
     larger = [_larger] if torch.cuda.is_available() else []
-    for part in (_sampling, _training, _library, _growth, *larger, _minutes):
+    for part in (_minutes, _sampling, _training, _library, _growth, *larger):
         more_rows, more_checks = part()
         rows += more_rows
         checks += more_checks
@@ -100,21 +100,20 @@ def _growth() -> tuple[list[dict], list[dict]]:
 def _larger() -> tuple[list[dict], list[dict]]:
     """On a GPU: sampling, SFT and NF4 DPO with random weights of larger models; ours must not be slower than stock."""
     work = {
-        "sampling": ("sampling", {"drawn": True, **MIXED}, "tokens"),
-        "sft": ("training", {"kind": "sft"}, "units"),
-        "dpo_nf4": ("training", {"kind": "dpo", "nf4": True}, "units"),
+        "sampling": ("sampling", {"drawn": True, **MIXED}, "tokens", sampling.STOCK),
+        "sft": ("training", {"kind": "sft"}, "units", training.STOCK["sft"]),
+        "dpo_nf4": ("training", {"kind": "dpo", "nf4": True}, "units", training.STOCK["dpo"]),
     }
     rows, checks = [], []
-    stocks = {"sampling": sampling.STOCK, "sft": training.STOCK["sft"], "dpo_nf4": training.STOCK["dpo"]}
     for weights, need_mb in LARGER.items():
         if _gpu_mb() < need_mb:
             print(f"  {weights}: left out, it wants {need_mb} MB of GPU memory", file=sys.stderr)
             continue
-        for name, (case, options, unit) in work.items():
+        for name, (case, options, unit, stock) in work.items():
             rate = lambda result, unit=unit: result[unit] / result["seconds"]
             found = side_by_side(case, weights=weights, **options)
             peaks = {f"{v}_peak_gpu_mb": max(r["peak_gpu_mb"] for r in results) for v, results in found.items()}
-            rows.append(_row(f"{name}_{weights}", found, unit, rate, stock=stocks[name]) | peaks)
+            rows.append(_row(f"{name}_{weights}", found, unit, rate, stock=stock) | peaks)
             value, spread = _ratio(found, rate)
             checks.append(check(f"{name}_{weights}_vs_stock", value, ">=", 1.0, n=len(found["ours"]), spread=spread))
     return rows, checks
@@ -126,15 +125,13 @@ def _gpu_mb() -> float:
     return torch.cuda.get_device_properties(0).total_memory / 2**20
 
 
-def _products(found: dict[str, list[dict]]) -> dict[str, float]:
-    """GFLOP/s of the matrix products with weights: every token that was read or written, the head for new ones only."""
-    work = lambda result: (MFLOP_BODY * result["passed_tokens"] + MFLOP_HEAD * result["tokens"]) / 1e3
-    return {f"{v}_gflop_a_second": statistics.median(work(r) / r["seconds"] for r in found[v]) for v in found}
+def _products(found: dict[str, list[dict]], *, body: str = "passed_tokens", head: str = "tokens") -> dict[str, float]:
+    """GFLOP/s of the matrix products with weights, from the fields that count tokens of the layers and of the head.
 
-
-def _needed(found: dict[str, list[dict]]) -> dict[str, float]:
-    """GFLOP/s of what a training must compute (`cases.training`); what stock computes twice counts once."""
-    work = lambda result: (MFLOP_BODY * result["body"] + MFLOP_HEAD * result["head"]) / 1e3
+    Sampling: every token that was read or written, the head for new ones only. Training: what must be computed
+    (`cases.training`); what stock computes twice counts once.
+    """
+    work = lambda result: (MFLOP_BODY * result[body] + MFLOP_HEAD * result[head]) / 1e3
     return {f"{v}_gflop_a_second": statistics.median(work(r) / r["seconds"] for r in found[v]) for v in found}
 
 
@@ -158,7 +155,7 @@ def _training() -> tuple[list[dict], list[dict]]:
         found = side_by_side("training", **options)
         row = _row(name, found, unit[name], rate, stock=training.STOCK[options["kind"]])
         row |= {f"{variant}_losses": results[0]["losses"] for variant, results in found.items()}
-        rows.append(row | _needed(found))
+        rows.append(row | _products(found, body="body", head="head"))
         value, spread = _ratio(found, rate)
         checks.append(check(f"{name}_vs_stock", value, ">=", 2.0, n=len(found["ours"]), spread=spread))
         if found["ours"][0]["held_out"]:
@@ -258,15 +255,11 @@ def figures(found: dict) -> dict:
 
 def _sizes(rows: list[dict]) -> dict[str, list[tuple[float, dict]]]:
     """What grows -> (size, row) of each, the smallest first."""
-    first = next(row for row in rows if row["what"] == "growth" and not row["by"])
     named = {"prompts": "prompts", "tokens": "tokens of a prompt", "weights": "parameters"}
-    grown = {
-        name: [(row["parameters" if by == "weights" else by], row) for row in (first, *_grown(rows, by))]
+    growth = [row for row in rows if row["what"] == "growth"]
+    grown = {  # the smallest is of no kind: all begin there
+        name: [(row["parameters" if by == "weights" else by], row) for row in growth if row["by"] in ("", by)]
         for by, name in named.items()
     }
     of_rows = [row | {"peak_mb": row["peak_rss_mb"]} for row in rows if row["what"] == "data_gates"]
     return grown | {"rows of the data gates": [(row["rows"], row) for row in of_rows]}
-
-
-def _grown(rows: list[dict], by: str) -> list[dict]:
-    return [row for row in rows if row["what"] == "growth" and row["by"] == by]

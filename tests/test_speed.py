@@ -40,7 +40,7 @@ def test_products_count_what_went_through_the_model():
 def test_a_training_is_measured_by_what_it_must_compute():
     """1,000 tokens through the layers, 100 through the head, in two seconds, as above."""
     found = {"stock": [{"body": 1000, "head": 100, "seconds": 2.0}]}
-    assert speed._needed(found)["stock_gflop_a_second"] == pytest.approx((212.4 + 5.66) / 2)
+    assert speed._products(found, body="body", head="head")["stock_gflop_a_second"] == pytest.approx((212.4 + 5.66) / 2)
 
 
 @pytest.mark.parametrize("dtype, holds", [("fp32", False), ("bf16", True)])
@@ -93,6 +93,12 @@ def test_the_command_writes_json_and_a_page(tmp_path, monkeypatch, capsys):
     assert kept["name"] == "speed" and kept["rows"][-1]["losses"] == [1, 2, 3]
     assert "&lt;b&gt;share" in page and "<b>share" not in page and "losses" not in page.split("</script>")[-1]
     assert page.count('class="plotly-graph-div"') == 2 and "src=" not in page.split("</script>")[-1]
+
+
+def test_the_page_does_not_take_the_place_of_the_json(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "measure", lambda: pytest.fail("refused before anything runs"))
+    assert command.main(["speed", "--out", str(tmp_path / "found.html")]) == 2
+    assert "take .json" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def summary_of(**minutes: float) -> dict:
