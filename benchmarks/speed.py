@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks import check
 from benchmarks.cases import ROOT, VARIANTS, in_process, sampling, side_by_side, training
 from ftlib import gates
+from ftlib.files import read_json
 from ftlib.runs import runs_root
 from ftlib.summary import is_smoke, load_summary
 
@@ -223,7 +224,8 @@ def _minutes() -> tuple[list[dict], list[dict]]:
 
 
 def _newest_first(root: Path) -> list[Path]:
-    return sorted((path.parent for path in root.glob("*/summary.json")), key=lambda run: run.stat().st_mtime)[::-1]
+    made = {path.parent: str(read_json(path).get("created_at", "")) for path in root.glob("*/run.json")}
+    return sorted((run for run in made if (run / "summary.json").exists()), key=made.get, reverse=True)
 
 
 def _complete(run: dict, names: list[str]) -> bool:

@@ -60,15 +60,38 @@ def load_for(method: str, model_id: str, *, dtype: str, device: str, later_share
         return load_model(model_id, dtype=dtype, nf4=method == "qlora", device=device)
     model = load_model(model_id, dtype="fp32", device=device)
     if method == "later_layers":
-        if not 0 < later_share <= 1:
-            raise ValueError(f"later_share: expected more than 0 and at most 1, got {later_share!r}; correct it")
         layers = getattr(model.get_decoder(), "layers", None)
         if not layers:
             raise ValueError(f"later_layers: {type(model).__name__} has no list of layers; take method='lora'")
         model.requires_grad_(False)
-        for layer in layers[len(layers) - max(1, round(later_share * len(layers))) :]:
+        for layer in layers[len(layers) - n_upper(len(layers), later_share) :]:
             layer.requires_grad_(True)
     return model
+
+
+def n_upper(n_layers: int, share: float) -> int:
+    """How many layers, counted from the top, a share of them is: at least one.
+
+    Raises:
+        ValueError: a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share of layers: expected more than 0 and at most 1, got {share!r}; correct it")
+    return max(1, round(share * n_layers))
+
+
+def below_upper(n_layers: int, share: float) -> str | None:
+    """PEFT's `exclude_modules` for adapters on the upper layers only; None where all layers get one.
+
+    Raises:
+        ValueError: a share outside (0, 1].
+
+    Example:
+        >>> below_upper(4, 0.5)
+        '.*\\\\.layers\\\\.(0|1)\\\\..*'
+    """
+    below = range(n_layers - n_upper(n_layers, share))
+    return rf".*\.layers\.({'|'.join(map(str, below))})\..*" if below else None
 
 
 def adapter_config(method: str, lora):

@@ -1,6 +1,7 @@
 """Training methods by name: what trains, in which format, what is saved, and that it comes back as the same model."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -57,10 +58,23 @@ def test_later_layers_by_hand(share, count, folder):
     assert all(".layers." in name for name in names) and any(".layers.1." in name for name in names)
 
 
+@pytest.mark.parametrize(
+    ("n_layers", "share", "excluded"),
+    [(30, 0.75, 8), (30, 1.0, 0), (2, 0.5, 1), (12, 0.01, 11)],  # 22.5 is rounded to 22; one layer at least
+)
+def test_adapters_on_the_upper_layers_only(n_layers, share, excluded):
+    pattern = methods.below_upper(n_layers, share)
+    names = [f"model.layers.{n}.mlp.up_proj" for n in range(n_layers)]
+    kept = [name for name in names if pattern is None or not re.fullmatch(pattern, name)]
+    assert kept == names[excluded:] and methods.n_upper(n_layers, share) == n_layers - excluded
+
+
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.1])
 def test_a_share_of_no_layers_is_refused(share, folder):
-    with pytest.raises(ValueError, match="later_share: expected more than 0 and at most 1"):
+    with pytest.raises(ValueError, match="share of layers: expected more than 0 and at most 1"):
         load("later_layers", folder, later_share=share)
+    with pytest.raises(ValueError, match="got " + str(share)):
+        methods.below_upper(30, share)
 
 
 def test_full_trains_every_weight_in_fp32(folder):

@@ -107,14 +107,16 @@ def summary_of(**minutes: float) -> dict:
 
 
 def test_minutes_are_those_of_the_newest_whole_run(tmp_path, monkeypatch):
-    """Of a whole run, a later smoke run and a later half run the first counts; without any, there is no row."""
+    """A later smoke run, a later half run and an older run that was touched last do not count; without any, no row."""
     monkeypatch.setenv("FTLIB_RUNS", str(tmp_path))
     assert speed._minutes() == ([], [])
     names = [path.stem for path in (speed.ROOT / "notebooks").glob("[0-9]*.ipynb")]
     whole = summary_of(**dict.fromkeys(names, 4.0))
-    for run, found in {"a": whole, "b": whole | {"profile": "smoke"}, "c": summary_of(**{names[0]: 1.0})}.items():
-        (tmp_path / run).mkdir()
-        (tmp_path / run / "summary.json").write_text(json.dumps(found))
+    half, old = summary_of(**{names[0]: 1.0}), summary_of(**dict.fromkeys(names, 9.0))
+    for day, found in {2: whole, 3: whole | {"profile": "smoke"}, 4: half, 1: old}.items():
+        (tmp_path / str(day)).mkdir()
+        (tmp_path / str(day) / "run.json").write_text(json.dumps({"created_at": f"2026-11-0{day}T10:00:00+00:00"}))
+        (tmp_path / str(day) / "summary.json").write_text(json.dumps(found))
     rows, [total] = speed._minutes()
     assert len(rows) == len(names) == 9 and {row["minutes"] for row in rows} == {4.0}
     assert total["value"] == pytest.approx(36.0) and not total["holds"]
