@@ -106,6 +106,11 @@ def to_json(obj: object, what: str, *, indent: int | None = None) -> str:
         raise ValueError(f"{what}: cannot be kept as JSON ({error}); use plain finite values") from None
 
 
+def digest(obj: object, what: str) -> str:
+    """The sha256 of an object's JSON text, as hex: equal for equal contents. As `to_json`."""
+    return hashlib.sha256(to_json(obj, what).encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def _plain(obj: Any) -> object:
     if isinstance(obj, BaseModel):
         return obj.model_dump(mode="json")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ftlib.quality import shingles, words
+from ftlib.quality import words
 from ftlib.records import INTENTS, PRODUCTS, ROUTES, SftRow, parse_target
 
 MAX_NEW_TOKENS = 72  # the longest authored answer has 66
@@ -28,7 +28,8 @@ METRICS = {
     "summary": ("facts", "coverage"),
 }
 RUN = 5  # words in a row that an answer has from what it was given, to count as taken over
-RECITED = 0.8  # of an answer's words taken over: above it, it was read out; authored answers have 0.71 at most
+RECITED = 0.8  # of an answer's words taken over: above it, rules or thread were read out; authored: 0.71 at most
+REPEATED = 0.95  # of the rules' or the thread's words: above it too, greeting or not; authored: 0.94 at most
 SUMMARY_ROOM = 1.5  # times the words of the authored summary: a copy of the thread would hold every point
 _WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _NUMBER = r"\d+(?:[.,:]\d+)*"
@@ -110,7 +111,7 @@ def score(row: SftRow, text: str) -> dict[str, float]:
     For `reply` and `summary`: `facts` is the share of the row's literal facts that the answer holds, case ignored.
     `grounded` of a reply takes wrong figures off it (see `grounding`); `coverage` of a summary looks for the facts in
     its first words only, SUMMARY_ROOM times as many as the authored summary has. Both are 0 where rules or thread were
-    read out (`recited` above RECITED): a copy holds the facts, and answers or sums up nothing.
+    read out (`read_out`): a copy holds the facts, and answers or sums up nothing.
     """
     if row.task == "classify":
         target = parse_target(text)
@@ -120,7 +121,7 @@ def score(row: SftRow, text: str) -> dict[str, float]:
     if row.task == "reply":
         return {"facts": _share_held(row, text), "grounded": grounding(row, text).score}
     room = math.ceil(SUMMARY_ROOM * len(row.answer().split()))
-    begun = "" if recited(row, text) > RECITED else " ".join(text.split()[:room])
+    begun = "" if read_out(row, text) else " ".join(text.split()[:room])
     return {"facts": _share_held(row, text), "coverage": _share_held(row, begun)}
 
 
@@ -140,16 +141,16 @@ def figures(text: str) -> list[tuple[str, str]]:
 def grounding(row: SftRow, text: str) -> Grounding:
     """Facts that a reply states right, wrong, or not at all.
 
-    Right: the reply holds the fact's words, and does not just read the rules out (`recited` above RECITED). Wrong: a
-    figure that neither the rules given, the message nor the authored answer has; it takes the place of a missing fact
-    whose figure has that unit ("14 days" for "30 days"), and counts on its own otherwise. Missing: the rest. A false
+    Right: the reply holds the fact's words, and does not just read the rules out (`read_out`). Wrong: a figure that
+    neither the rules given, the message nor the authored answer has; it takes the place of a missing fact whose figure
+    has that unit ("14 days" for "30 days"), and counts on its own otherwise. Missing: the rest. A false
     statement without a figure is not seen.
     """
     known = set(figures("\n".join([row.context, row.input, row.answer(), *row.facts])))
     numbers = {number for number, _ in known}
     wrong = [(n, unit) for n, unit in figures(text) if (n, unit) not in known and (unit or n not in numbers)]
-    read_out = recited(row, text) > RECITED
-    left_out = [fact for fact in row.facts if read_out or fact.lower() not in text.lower()]
+    copied = read_out(row, text)
+    left_out = [fact for fact in row.facts if copied or fact.lower() not in text.lower()]
     units = [unit for _, unit in wrong]
     missing = 0
     for fact in left_out:
@@ -161,17 +162,31 @@ def grounding(row: SftRow, text: str) -> Grounding:
     return Grounding(len(row.facts) - len(left_out), len(wrong), missing)
 
 
-def recited(row: SftRow, text: str) -> float:
-    """The share of an answer's words in runs of RUN words or more that it has from the rules (reply) or the thread.
+def read_out(row: SftRow, text: str) -> bool:
+    """Whether an answer is a copy of the rules (reply) or the thread (summary), a greeting before it or not.
+
+    It is where more than RECITED of its words, or more than REPEATED of theirs, stand in runs of RUN words or more that
+    both have. Not seen: a copy that leaves out a few words behind a greeting.
 
     Example:
         >>> row = SftRow(id="r", task="reply", channel="chat", difficulty="easy", input="How long?",
         ...              context="R1: A voucher is valid for 3 years.", output="For 3 years.", facts=["3 years"])
-        >>> recited(row, "R1: A voucher is valid for 3 years."), recited(row, "Yes, it is valid for 3 years, we think.")
-        (1.0, 0.5555555555555556)
+        >>> read_out(row, "R1: A voucher is valid for 3 years."), read_out(row, "It is valid for 3 years, we think.")
+        (True, False)
     """
-    said, given = words(text), shingles(row.context if row.task == "reply" else row.input, RUN)
-    starts = [n for n in range(len(said) - RUN + 1) if tuple(said[n : n + RUN]) in given]
+    said, given = words(text), words(row.context if row.task == "reply" else row.input)
+    return taken_over(said, given) > RECITED or taken_over(given, said) > REPEATED
+
+
+def taken_over(said: Sequence[str], given: Sequence[str]) -> float:
+    """The share of the words said that stand in runs of RUN words or more which are among those given, in that order.
+
+    Example:
+        >>> taken_over("yes it is valid for 3 years we think".split(), "a voucher is valid for 3 years".split())
+        0.5555555555555556
+    """
+    runs = {tuple(given[n : n + RUN]) for n in range(len(given) - RUN + 1)}
+    starts = [n for n in range(len(said) - RUN + 1) if tuple(said[n : n + RUN]) in runs]
     return len({n + k for n in starts for k in range(RUN)}) / max(1, len(said))
 
 

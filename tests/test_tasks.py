@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ftlib import tasks
+from ftlib.quality import words
 from ftlib.records import INTENTS, PRODUCTS, ROUTES, SftRow, Target, data_path, load_jsonl
 
 
@@ -97,7 +98,8 @@ RULE = SftRow(
         ("", (0, 0, 3), 0.0),
         ("R8: 30 days for a full refund. R9: postage is 3.90.", (0, 0, 3), 0.0),  # the rules, read out
         ("R8: 30 days for a full refund. R9: postage is 3.90. 7 months.", (0, 1, 3), 0.0),  # 12 words of 14
-        ("R8: 30 days for a full refund. R9: postage is 3.90. In 7 months.", (3, 1, 0), 3 / 4),  # 12 of 15, no more
+        ("30 days for a full refund. R9: postage is 3.90. In 7 months.", (3, 1, 0), 3 / 4),  # 11 of 14, and of their 12
+        ("Dear customer, our rules say this. R8: 30 days for a full refund. R9: postage is 3.90.", (0, 0, 3), 0.0),
         ("You have 30 days for a full refund; we take off 3.90.", (3, 0, 0), 1.0),  # 6 words of 13 are the rules'
     ],
 )
@@ -110,10 +112,13 @@ def test_facts_stated_right_wrong_and_left_out(text, counts, score):
 def test_a_copy_of_what_was_given_scores_nothing_and_no_authored_answer_is_one(part):
     """The best that can be had without a model must not beat one: a copied thread holds 0.86 of the points."""
     rows = [row for row in load_jsonl(data_path(f"sft/{part}.jsonl"), SftRow) if row.task != "classify" and row.facts]
-    assert len(rows) >= 60 and max(tasks.recited(row, row.answer()) for row in rows) < 0.72 < tasks.RECITED
-    copies = tasks.score_all(rows, [row.context or row.input for row in rows])
-    assert copies["reply.grounded"].max() == copies["summary.coverage"].max() == 0
-    assert copies["reply.facts"].mean() > 0.85 and copies["summary.facts"].mean() > 0.85  # though the facts are there
+    both = [(words(row.answer()), words(row.context or row.input)) for row in rows]
+    assert len(rows) >= 60 and max(tasks.taken_over(said, given) for said, given in both) < 0.72 < tasks.RECITED
+    assert max(tasks.taken_over(given, said) for said, given in both) < tasks.REPEATED
+    for greeting in ("", "Thank you for writing to us. We are sorry for the trouble, and here is what our rules say. "):
+        copies = tasks.score_all(rows, [greeting + (row.context or row.input) for row in rows])
+        assert copies["reply.grounded"].max() == copies["summary.coverage"].max() == 0, greeting
+        assert copies["reply.facts"].mean() > 0.85 and copies["summary.facts"].mean() > 0.85  # the facts are there
 
 
 def test_one_wrong_figure_contradicts_one_fact():
@@ -134,7 +139,8 @@ def test_a_thread_that_is_read_out_is_no_summary():
     """Of ten words eight are the thread's, in one run: not above four fifths. The ninth is one more."""
     thread = "the tent leaks at the seam since Monday so we send a new one by Friday"
     row = written("summary", 1, "tent").model_copy(update={"input": thread, "output": thread})
-    assert tasks.recited(row, "they say the tent leaks at the seam since Monday") == 0.8
+    said, given = "they say the tent leaks at the seam since Monday", thread
+    assert tasks.taken_over(said.split(), given.split()) == 0.8
     assert tasks.score(row, "they say the tent leaks at the seam since Monday")["coverage"] == 1.0
     assert tasks.score(row, "they say the tent leaks at the seam since Monday so")["coverage"] == 0.0
     assert tasks.score(row, "the tent, at the seam, leaks")["coverage"] == 1.0  # its words, in no run of five

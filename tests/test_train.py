@@ -12,6 +12,8 @@ from tiny import TinyTokenizer, next_logits, tiny_model, tiny_peft
 
 from ftlib import machine
 from ftlib import train as ft
+from ftlib.files import digest
+from ftlib.records import SftRow
 
 
 def state_at(step: int, *, last: int = 100) -> SimpleNamespace:
@@ -163,6 +165,16 @@ def test_checkpoints_of_another_training_are_removed(tmp_path, other):
     assert ft.last_complete_checkpoint(tmp_path, fingerprint=other) is None
     assert not (tmp_path / "checkpoint-20").exists()
     assert json.loads((tmp_path / "fingerprint.json").read_text(encoding="utf-8")) == other
+
+
+def test_mended_rows_under_the_same_ids_are_trained_anew(tmp_path):
+    """As 02 and 04 make their fingerprint: by what the rows say, not by their ids."""
+    row = {"id": "r1", "task": "summary", "channel": "chat", "difficulty": "easy", "input": "thread", "facts": []}
+    of = lambda output: {"rows": digest([SftRow(**row, output=output)], "rows")}
+    ft.last_complete_checkpoint(tmp_path, fingerprint=of("Wrong."))
+    checkpoint(tmp_path, 20)
+    assert ft.last_complete_checkpoint(tmp_path, fingerprint=of("Wrong.")) is not None
+    assert ft.last_complete_checkpoint(tmp_path, fingerprint=of("Right.")) is None
 
 
 def test_checkpoints_without_a_fingerprint_are_not_trusted(tmp_path):
