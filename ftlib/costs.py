@@ -35,6 +35,8 @@ NF4_BYTES = 0.5 + 0.127 / 8
 LOGIT_BYTES = {"fp32": 12, "bf16": 16, "fp16": 16}
 # The worst of the checked peaks was 1.69 times its estimate (GRPO): below that much room, do not call it a fit.
 MARGIN = 1.7
+# How many times as fast as TRL the playbook's notebooks train on a CPU (`lean`): README, "Speed", two cores with AVX2.
+LEAN = {"sft": 4.0, "dpo": 4.3, "rft": 2.7}
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,18 @@ def estimate(
     fits = "yes" if room >= MARGIN else "tight" if room >= 1 else "no"
     money = None if price_per_hour is None else price_per_hour * seconds / 3600
     return Estimate(memory, seconds / 3600, flop / 1e18, money, fits)
+
+
+def hours_here(method: Method, taken: Estimate, device: str) -> float:
+    """The hours of an estimate as the playbook's notebooks take them: on a CPU LEAN times as fast, elsewhere TRL's.
+
+    Example:
+        >>> plan = Plan("sft", "lora", rows=480, tokens=256)
+        >>> taken = estimate(SHAPES["0.135b"], plan, "cpu")
+        >>> round(taken.hours, 2), round(hours_here("sft", taken, "cpu"), 2)
+        (0.24, 0.06)
+    """
+    return taken.hours / LEAN[method] if device == "cpu" else taken.hours
 
 
 @dataclass(frozen=True)

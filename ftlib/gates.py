@@ -70,6 +70,33 @@ def mean_interval(values: ArrayLike, *, seed: int, confidence: float = 0.95) -> 
     return mean, _bootstrap(values_N, np.mean, seed=seed, confidence=confidence)
 
 
+def score_interval(values: ArrayLike, *, seed: int, confidence: float = 0.95) -> tuple[float, Interval]:
+    """The mean of scores in [0, 1]: Wilson's interval where all are 0 or 1 (a share), else `mean_interval`.
+
+    The bootstrap cannot leave what it saw: to it ten right answers of ten are 1.0 for sure, and Wilson's says 0.72.
+
+    Args:
+        values: one score per item, shape (n,).
+        seed: of the resampling, where there is one.
+
+    Raises:
+        ValueError: if there is no value, or one is not finite or lies outside [0, 1].
+
+    Example:
+        >>> mean, (low, high) = score_interval([1, 1, 1, 1, 1, 1, 1, 1, 1, 1], seed=1)
+        >>> mean, round(low, 2), high
+        (1.0, 0.72, 1.0)
+    """
+    values_N = _finite(values, "values")
+    if values_N.min() < 0 or values_N.max() > 1:
+        raise ValueError(
+            f"expected scores within [0, 1], got {values_N.min():g}..{values_N.max():g}; use mean_interval for others"
+        )
+    if np.isin(values_N, (0, 1)).all():
+        return float(values_N.mean()), wilson(float(values_N.sum()), values_N.size, confidence=confidence)
+    return mean_interval(values_N, seed=seed, confidence=confidence)
+
+
 def statistic_interval(
     statistic: Callable[[np.ndarray], np.ndarray], n: int, *, seed: int, confidence: float = 0.95
 ) -> tuple[float, Interval]:

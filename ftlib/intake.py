@@ -103,6 +103,15 @@ def load_rows(source: str | Path, **options) -> tuple[Reading, list[SftRow] | li
     return reading, list(rows)
 
 
+def count_rows(source: str | Path, **options) -> int:
+    """How many rows a source has; each is read and checked for its form, none is kept.
+
+    Args:
+        options: as in `stream_rows`.
+    """
+    return sum(1 for _ in stream_rows(source, **options)[1])
+
+
 def stream_rows(
     source: str | Path, *, encoding: str = "", columns: Mapping[str, str] | None = None, split: str = "train"
 ) -> tuple[Reading, Iterator[Example]]:

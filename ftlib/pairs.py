@@ -13,13 +13,14 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ftlib.agreement import basis
 from ftlib.pair_rules import OVER_CAP, UNBALANCED, Backing, contradicted, over_limits, same_text
 from ftlib.quality import THRESHOLD, keep_first
-from ftlib.records import Candidate, PreferencePair, Rating
+from ftlib.records import Candidate, PreferencePair, Rating, load_jsonl
 
 AUTHORED = "authored"  # the source of an answer that a person wrote
 BLOCK = 16  # batches whose rows are sorted by length together
@@ -76,6 +77,26 @@ def majority(votes: Sequence[Rating]) -> str:
     if 2 * most <= counts.total():
         return SPLIT
     return {"tie": TIE, "both_bad": BOTH_BAD}.get(choice, choice)
+
+
+def decided(candidates: Sequence[Candidate], ratings: Iterable[Rating]) -> int:
+    """How many rated items have a winner (`majority`): the most pairs that these votes can make.
+
+    Raises:
+        ValueError: an id twice, a vote on an unknown item, or a rater who voted twice on one.
+    """
+    return sum(majority(votes) in ("A", "B") for votes in _votes_by_item(candidates, ratings).values())
+
+
+def decided_in(folder: str | Path) -> int:
+    """`decided` for the `candidates.jsonl` and `votes.jsonl` of a folder.
+
+    Raises:
+        FileNotFoundError: one of the files is not there.
+        ValueError: a row at fault; see `decided` too.
+    """
+    folder = Path(folder)
+    return decided(load_jsonl(folder / "candidates.jsonl", Candidate), load_jsonl(folder / "votes.jsonl", Rating))
 
 
 def build_pairs(

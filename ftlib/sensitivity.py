@@ -28,7 +28,7 @@ class Flip:
     path: tuple[str, ...]
 
     def sentence(self) -> str:
-        """E.g. "preference_pairs from 400 to 99: the path becomes SFT -> RFT"."""
+        """E.g. "preference_pairs from 220 to 99: the path becomes SFT -> RFT"."""
         return (
             f"{self.criterion} from {_show(self.now)} to {_show(self.value)}: the path becomes {path_label(self.path)}"
         )
@@ -45,7 +45,7 @@ class Overtaking:
     passed: str
 
     def sentence(self) -> str:
-        """E.g. "at labelled_pairs 120 (now 480) RFT overtakes DPO"."""
+        """E.g. "at labelled_pairs 120 (now 2,925) RFT overtakes DPO"."""
         return (
             f"at {self.criterion} {_show(self.value)} (now {_show(self.now)}) "
             f"{LABELS[self.method]} overtakes {LABELS[self.passed]}"

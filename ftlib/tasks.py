@@ -212,6 +212,24 @@ def score_all(rows: list[SftRow], texts: list[str]) -> dict[str, np.ndarray]:
     return {name: np.array(values) for name, values in found.items()}
 
 
+def check_each_task(rows: Sequence[SftRow], source: object) -> None:
+    """Rows of all three tasks are there; the notebooks show, train and measure each of them.
+
+    Args:
+        source: the file, for the error.
+
+    Raises:
+        ValueError: a task has no row.
+    """
+    counts = Counter(row.task for row in rows)
+    missing = [task for task in METRICS if not counts[task]]
+    if missing:
+        raise ValueError(
+            f"{source}: expected rows of {', '.join(METRICS)}, got {len(rows)} rows and none of {', '.join(missing)}; "
+            "add some, or take 02b_your_own_rows for a task of your own"
+        )
+
+
 def head_of_each_task(rows: list[SftRow], n: int) -> list[SftRow]:
     """The first n rows of each task (all of them for n = 0), in the rows' order."""
     if not n:

@@ -42,7 +42,7 @@ def make_run(folder: Path, profile: str = "cpu", *, seed: int = 17, verdicts: di
     decision.write_json("scorecard.json", {
         "recommendation": "SFT -> DPO -> RFT", "path": ["sft", "dpo", "rft"],
         "scores": {"prompt": 40.0, "sft": 80.0, "dpo": 75.0, "rft": 70.0},
-        "answers": {"labelled_pairs": 480, "preference_pairs": 400},
+        "answers": {"labelled_pairs": 2925, "preference_pairs": 220},
         "limits": {"labelled_pairs": 50, "preference_pairs": 100},
         "thresholds": {"sft.intent_accuracy": 0.85, "dpo.win_rate": 0.6},
     })  # fmt: skip

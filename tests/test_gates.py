@@ -12,6 +12,7 @@ from ftlib.gates import (
     mean_interval,
     paired_difference,
     pairs_needed,
+    score_interval,
     statistic_interval,
     wilson,
     win_rate,
@@ -65,6 +66,17 @@ def test_paired_difference_repeats_with_its_seed_and_changes_with_it():
 def test_equal_values_give_an_interval_of_no_width():
     assert paired_difference([0, 0, 1], [1, 1, 2], seed=1) == (1.0, Interval(1.0, 1.0))
     assert mean_interval([0.5], seed=1) == (0.5, Interval(0.5, 0.5))
+
+
+def test_a_share_has_wilsons_interval_also_where_all_are_right():
+    """10 of 10: z^2 = 3.8415, so the low end is 10 / (10 + 3.8415) = 0.7225; 0 of 10 mirrors it."""
+    assert score_interval([1] * 10, seed=1) == (1.0, (pytest.approx(0.7225, abs=1e-4), 1.0))
+    assert score_interval([0] * 10, seed=1) == (0.0, (0.0, pytest.approx(0.2775, abs=1e-4)))
+    assert score_interval([0, 1, 1, 1], seed=1) == (0.75, wilson(3, 4))
+    halves = [0.5, 1.0, 0.0, 0.25]
+    assert score_interval(halves, seed=1) == mean_interval(halves, seed=1)
+    with pytest.raises(ValueError, match=r"scores within \[0, 1\], got 0..2"):
+        score_interval([0, 2], seed=1)
 
 
 def test_mean_interval_covers_the_truth_as_often_as_it_says():

@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from ftlib.intake import as_record, load_rows, sniff_encoding, stream_rows
+from ftlib.intake import as_record, count_rows, load_rows, sniff_encoding, stream_rows
 from ftlib.records import SftRow, data_path
 
 CHAT = {"messages": [{"role": "user", "content": "Où est ma tente ?"}, {"role": "assistant", "content": "En route."}]}
@@ -197,3 +197,9 @@ def test_a_hub_data_set_by_its_id(tmp_path):
 def test_an_empty_file_counts_as_utf_8(tmp_path):
     (tmp_path / "x.txt").write_bytes(b"")
     assert sniff_encoding(tmp_path / "x.txt") == "utf-8"
+
+
+def test_rows_are_counted_in_any_form(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\none,a\n\ntwo,b\nthree,a\n", encoding="utf-8")
+    assert count_rows(path) == 3

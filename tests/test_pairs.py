@@ -6,7 +6,7 @@ import pytest
 from test_ratings import item, rating
 
 from ftlib.pair_rules import OVER_CAP, UNBALANCED, side_counts
-from ftlib.pairs import CONTRADICTED, REASONS, balanced_order, build_pairs, majority, vote_id
+from ftlib.pairs import CONTRADICTED, REASONS, balanced_order, build_pairs, decided, majority, vote_id
 from ftlib.records import Candidate, Rating, data_path, load_jsonl
 
 
@@ -317,3 +317,10 @@ def test_an_odd_place_goes_to_one_group_and_too_many_groups_are_refused():
         balanced_order("abc", [1, 1, 1], batch=2, epochs=1, seed=1)
     with pytest.raises(ValueError, match="got 0"):
         balanced_order([], [], batch=2, epochs=1, seed=1)
+
+
+def test_items_with_a_winner_are_counted():
+    items = [distinct(1), distinct(2), distinct(3), distinct(4)]
+    given = [*votes("c1", "AAB"), *votes("c2", "AB"), *votes("c3", "B"), *votes("c4", "ttA")]
+    assert decided(items, given) == 2
+    assert decided(items, []) == 0

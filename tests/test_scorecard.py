@@ -12,6 +12,7 @@ import pytest
 from ftlib import scorecard
 from ftlib.criteria import CRITERIA, FITS, METHODS, NEEDS, SEQUENCES, TRAINED, WEIGHTS, anchor, fit
 from ftlib.files import to_json
+from ftlib.gates import wilson
 from ftlib.scorecard import (
     Answers,
     Card,
@@ -60,7 +61,7 @@ CASES = {
     "do not train": (
         Answers(10, 0, "yes", "none", "low", 0.5, "single", "label", "fixed", "cpu"),
         "Prompt first",
-        {"no_labelled_pairs", "no_warm_start", "no_preference_pairs"},
+        {"no_labelled_pairs", "no_warm_start", "no_preference_pairs", "dpo_needs_compute"},
     ),
 }
 
@@ -250,9 +251,10 @@ def test_no_weight_votes_a_rule_down():
         ({"labelled_pairs": 49}, "no_warm_start", ("dpo", "rft")),
         ({"preference_pairs": 99}, "no_preference_pairs", ("dpo",)),
         ({"reward_computable": "no"}, "no_computable_reward", ("rft",)),
-        ({"compute_hours": 0.09}, "sft_needs_compute", ("sft",)),
-        ({"compute_hours": 0.19}, "dpo_needs_compute", ("dpo",)),
-        ({"compute_hours": 0.49}, "rft_needs_compute", ("rft",)),
+        ({"compute_hours": 0.29}, "sft_needs_compute", ("sft",)),
+        ({"compute_hours": 0.29}, "no_warm_start", ("dpo", "rft")),
+        ({"compute_hours": 0.64}, "dpo_needs_compute", ("dpo",)),
+        ({"compute_hours": 0.34}, "rft_needs_compute", ("rft",)),
         ({"task_type": "lookup", "output_stability": "moving"}, "facts_that_move", TRAINED),
     ],
 )
@@ -261,7 +263,7 @@ def test_each_rule_fires_below_its_limit_and_not_at_it(change, rule, methods):
     assert fired[rule].methods == methods
     assert fired[rule].effect == "out"
     assert fired[rule].remedy
-    at_the_limit = Answers(50, 100, "partly", "judgement", "medium", 0.5, "tools")
+    at_the_limit = Answers(50, 100, "partly", "judgement", "medium", 0.65, "tools")
     assert fired_rules(at_the_limit) == ()
     assert fired_rules(dataclasses.replace(at_the_limit, task_type="lookup", output_stability="open")) == ()
     assert fired_rules(dataclasses.replace(at_the_limit, task_type="text", output_stability="moving")) == ()
@@ -273,6 +275,44 @@ def test_a_prompt_that_surely_reaches_the_target_makes_sft_needless():
     assert "sft" not in decision.path
     assert "prompt_reaches_target" in names(decision.rules)
     assert "sft" in recommend(ON_POINTS, few_shot_low=0.85, limits=Limits(target_accuracy=0.9)).path
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "out"),
+    [
+        (10, 10, None, False),  # all of ten right: 0.72 by Wilson, and no rule rests on ten rows
+        (49, 49, None, False),
+        (50, 50, 50 / (50 + 3.8415), True),  # all right: n / (n + z^2) = 0.929
+        (155, 170, 0.860, True),  # 0.912
+        (148, 170, 0.812, False),  # 0.871 meets 0.85, its interval does not
+    ],
+)
+def test_a_rule_about_the_prompt_needs_its_rows_and_its_low_end(right, n, low, out):
+    shot = {"ci95": list(wilson(right, n)), "n": n}
+    found = scorecard.surely_reached(shot)
+    assert found == (low if low is None else pytest.approx(low, abs=1e-3))
+    assert ("prompt_reaches_target" in names(fired_rules(ON_POINTS, few_shot_low=found))) == out
+    assert scorecard.surely_reached(shot, limits=Limits(prompt_rows=n)) == shot["ci95"][0]
+
+
+def test_a_prompt_without_its_rows_is_named():
+    with pytest.raises(ValueError, match=r"a measured prompt with 'ci95' and 'n', got \['n'\]; run 00 again"):
+        scorecard.surely_reached({"n": 10})
+
+
+def test_the_hours_are_those_that_were_measured():
+    """Minutes of 02, 04 and 06 without bf16 (README), rounded up to the next twentieth of an hour."""
+    assert [math.ceil(minutes / 60 * 20) / 20 for minutes in (17, 38, 21)] == [0.3, 0.65, 0.35]
+    limits = Limits()
+    assert (limits.sft_hours, limits.dpo_hours, limits.rft_hours) == (0.3, 0.65, 0.35)
+
+
+def test_the_shops_counts_are_those_of_its_files():
+    from ftlib import intake, pairs
+    from ftlib.records import data_path
+
+    assert intake.count_rows(data_path("sft/train.jsonl")) == Answers().labelled_pairs
+    assert pairs.decided_in(data_path("preferences")) == Answers().preference_pairs
 
 
 def test_a_high_safety_class_trains_nothing_that_dpo_cannot_repair():
@@ -301,13 +341,13 @@ def test_sft_joins_as_a_warm_start_where_it_scores_low():
 
 
 def test_flips_of_counts_are_exact():
-    """At 99 preference pairs the rule takes DPO out, at 100 it does not: the flip from 400 downwards is 99."""
+    """At 99 preference pairs the rule takes DPO out, at 100 it does not: the flip from 220 downwards is 99."""
     found = {(flip.criterion, flip.value): flip for flip in flips(Answers())}
     flip = found["preference_pairs", 99]
     assert flip.path == ("sft", "rft")
-    assert flip.sentence() == "preference_pairs from 400 to 99: the path becomes SFT -> RFT"
+    assert flip.sentence() == "preference_pairs from 220 to 99: the path becomes SFT -> RFT"
     assert found["reward_computable", "no"].path == ("sft", "dpo")
-    assert found["compute_hours", 0.49].path == ("sft", "dpo")
+    assert found["compute_hours", 0.64].path == ("sft", "rft")
 
 
 @pytest.mark.parametrize("answers", [case[0] for case in CASES.values()], ids=CASES)
@@ -412,8 +452,8 @@ def test_a_draft_goes_on_only_from_the_same_start(tmp_path):
 
 
 def test_flips_use_the_measured_prompt_and_the_limits():
-    strict = flips(Answers(), limits=Limits(preference_pairs=300))
-    assert ("preference_pairs", 299) in {(flip.criterion, flip.value) for flip in strict}
+    strict = flips(Answers(), limits=Limits(preference_pairs=200))
+    assert ("preference_pairs", 199) in {(flip.criterion, flip.value) for flip in strict}
 
 
 def test_swings_contain_the_present_lead_and_match_by_hand():

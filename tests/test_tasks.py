@@ -199,6 +199,14 @@ def test_every_task_has_a_hint_and_metrics():
     assert set(tasks.HINTS) == set(tasks.METRICS) == {"classify", "reply", "summary"}
 
 
+def test_a_file_without_one_of_the_tasks_is_named():
+    rows = load_jsonl(data_path("sft/test.jsonl"), SftRow)
+    tasks.check_each_task(rows, "test.jsonl")
+    left = [row for row in rows if row.task == "classify"]
+    with pytest.raises(ValueError, match=r"mine.jsonl: .* got 170 rows and none of reply, summary; add some"):
+        tasks.check_each_task(left, "mine.jsonl")
+
+
 def test_head_of_each_task():
     rows = [classify(1), written("reply", 1), classify(2), written("summary", 1), classify(3), written("reply", 2)]
     assert [r.id for r in tasks.head_of_each_task(rows, 1)] == ["c1", "reply1", "summary1"]
