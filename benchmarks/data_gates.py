@@ -3,10 +3,13 @@
 A clean set is 1,000 rows drawn by seed from `data/sft/train.jsonl`, with `data/sft/test.jsonl` held out. A fault counts
 as missed when its own gate does not FAIL, a clean set as a false alarm when any gate does. The auditors are programs
 that know which labels were changed, and slip on 2 % of the rows: they test the audit's arithmetic, not people.
-Where `../shared/data/banking77` is there, the leak gate is also run on a public set whose overlap is known.
+Where `../shared/data/banking77` is there, the leak gate is also run on a public set whose overlap is known. A file of
+1 GB is written to a temporary folder and read as a stream, in a process of its own.
 """
 
 import csv
+import json
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -26,11 +29,20 @@ from ftlib.records import SftRow, data_path, load_jsonl
 SEEDS = range(20)
 ROWS = 1_000
 AUDITED, OVERLAP = 60, 20
+STREAMED_BYTES, STREAMED_PEAK_MB = 1_000_000_000, 512  # the file is never in memory; its rows' ids are
+STREAM = """
+import json, sys, time
+from ftlib.intake import count_rows
+from ftlib.machine import peak_rss_mb
+started = time.perf_counter()
+rows = count_rows(sys.argv[1])
+print(json.dumps({"rows": rows, "seconds": time.perf_counter() - started, "peak_mb": peak_rss_mb()}))
+"""
 BANKING = ROOT.parent / "shared" / "data" / "banking77"
 
 
 def measure() -> dict:
-    """{"rows", "checks"}; about five minutes on two cores."""
+    """{"rows", "checks"}; about six minutes on two cores, and 1 GB of disk for a moment."""
     encode, eos = _encoder()
     train, test = (load_jsonl(data_path(f"sft/{name}.jsonl"), SftRow) for name in ("train", "test"))
     clean = {seed: DataSet(_draw(train, seed), test) for seed in SEEDS}
@@ -43,7 +55,8 @@ def measure() -> dict:
         checks.append(_count(f"missed_{kind.replace(' ', '_')}", missed_of[kind], len(SEEDS)))
     checks.append(_count("missed_of_all", sum(missed_of.values()), len(SEEDS) * len(KINDS)))
     more_rows, more_checks = _banking()
-    return {"rows": rows + more_rows, "checks": checks + more_checks}
+    long_rows, long_checks = streamed(STREAMED_BYTES)
+    return {"rows": rows + more_rows + long_rows, "checks": checks + more_checks + long_checks}
 
 
 def _draw(rows: list[SftRow], seed: int) -> list[SftRow]:
@@ -178,4 +191,26 @@ def _banking() -> tuple[list[dict], list[dict]]:
     return [row], [
         check("banking77_exact_after_normalising", len(exact), "==", 25, n=len(test), spread=[len(exact), len(exact)]),
         check("banking77_near_share", round(share, 3), "==", 0.159, n=len(test), spread=list(wilson(near, len(test)))),
+    ]
+
+
+def streamed(size: int) -> tuple[list[dict], list[dict]]:
+    """A JSON Lines file of at least `size` bytes, read by `intake.stream_rows`: rows, seconds, peak memory."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "long.jsonl"
+        text, n, written = "a tent that leaks, and a question about it " * 22, 0, 0
+        with open(path, "w", encoding="utf-8") as file:
+            while written < size:
+                written += file.write(json.dumps({"prompt": f"{n} {text}", "completion": "warranty"}) + "\n")
+                n += 1
+        size = path.stat().st_size
+        line = [sys.executable, "-c", STREAM, str(path)]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    row = {"what": "streamed file", "bytes": size, "rows_written": n, **found}
+    print(f"  {size / 1e9:.2f} GB streamed: {found}", file=sys.stderr, flush=True)
+    peak = found["peak_mb"]
+    return [row], [
+        check("streamed_rows_lost", n - found["rows"], "==", 0, n=n, spread=[n - found["rows"], n - found["rows"]]),
+        check("streamed_peak_mb", peak, "<=", STREAMED_PEAK_MB, n=1, spread=[peak, peak]),
     ]

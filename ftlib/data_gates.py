@@ -38,6 +38,8 @@ CLOSING_TOKENS = 3  # a chat template may put a line break behind the stop token
 RAREST = 0.2  # the rarest label's share of an even one
 HOT = 3.0  # times as frequent in a slice as overall
 HOT_P = 0.01
+OPENING = 4  # words that make an opening
+ALIKE = 0.5  # Jaccard of word sets from which two requests are of one kind
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ class Finding:
 def items_of(rows: Sequence[Any]) -> list[Item]:
     """Rows as the gates read them: `SftRow`, or anything with id, input, answer() and fields (`intake.Example`).
 
-    Answers of other rows count as class labels when they are short and each comes five times on average.
+    Answers of other rows count as class labels when they are short and each comes five times on average; an answer
+    that says nothing (`empty`) is nobody's label.
     """
     answers = [row.answer() for row in rows]
     repeated = len(set(answers)) * 5 <= len(answers) and max(map(len, answers), default=0) <= 60
@@ -147,7 +150,8 @@ def items_of(rows: Sequence[Any]) -> list[Item]:
             text, rest = (
                 "\n".join(m["content"] for m in row.prompt() if (m["role"] == "user") == user) for user in (True, False)
             )
-            found.append(Item(row.id, text, answer, answer if repeated else None, dict(row.fields), rest))
+            label = answer if repeated and not _says_nothing(answer) else None
+            found.append(Item(row.id, text, answer, label, dict(row.fields), rest))
     return found
 
 
@@ -261,15 +265,20 @@ def empty(items: Sequence[Item]) -> Finding:
     hits = []
     for row, item in enumerate(items):
         for what, text in (("text", item.text), ("answer", item.answer)):
-            if not any(unicodedata.category(character)[0] in "LNS" for character in text):
-                hits.append(Hit(row, f"empty {what}", _excerpt(item.text) or "(empty)"))
-            elif text.strip().lower() in PLACEHOLDERS:
+            if text.strip().lower() in PLACEHOLDERS:
                 hits.append(Hit(row, f"{what} is a placeholder: {text.strip()}", _excerpt(item.text)))
+            elif _says_nothing(text):
+                hits.append(Hit(row, f"empty {what}", _excerpt(item.text) or "(empty)"))
     return _share(
         "empty_text", hits, len(items), 0.0,
         method="no letter, digit or symbol, or a placeholder (nan, null, todo, …)",
         span=f"texts and answers of {len(items)} training rows", fix="fill them in, or drop them",
     )  # fmt: skip
+
+
+def _says_nothing(text: str) -> bool:
+    """No letter, digit or symbol, or a placeholder."""
+    return text.strip().lower() in PLACEHOLDERS or not any(unicodedata.category(one)[0] in "LNS" for one in text)
 
 
 _ODD_FORMAT = frozenset(
@@ -280,6 +289,13 @@ _ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,4})
 _BYTES = {bytes([byte]).decode("cp1252", "ignore") or chr(byte): byte for byte in range(0x80, 0x100)}
 _BYTES |= {chr(byte): byte for byte in range(0x80, 0x100)}
 _MOJIBAKE = re.compile(f"[{''.join(map(re.escape, _BYTES))}]{{2,}}")
+
+
+# What may follow a word's last letter: quotes, an ellipsis, a dash, a no-break space. Read as bytes, a letter and one
+# or two of these may be a character of UTF-8 by chance: “Spaß”” ends in the bytes of an N'Ko letter.
+_BEHIND_A_WORD = frozenset("\u201c\u201d\u2018\u2019\u201e\u201a\u00ab\u00bb\u2039\u203a\u2026\u2013\u2014\u2022\u00a0")
+# What such a pair really was where a text is broken: Latin-1 and letters of Europe's scripts, of Hebrew and of Arabic.
+_LIKELY = ((0x80, 0x17F), (0x386, 0x3CE), (0x401, 0x45F), (0x5D0, 0x5EA), (0x621, 0x63A), (0x641, 0x64A))
 
 
 def encoding(items: Sequence[Item]) -> Finding:
@@ -323,15 +339,23 @@ def encoding_faults(text: str) -> list[str]:
 
 
 def _meant(run: str) -> str | None:
-    """The text that a run of characters was, if its bytes are UTF-8; trailing bytes of a cut run are left off."""
+    """The first character that a run was, if its bytes are UTF-8; other bytes of the run are left off."""
     data = bytes(_BYTES[character] for character in run)
-    for start, end in itertools.combinations(range(len(data) + 1), 2):
-        if end - start >= 2:
+    for start in range(len(data)):
+        for end in range(start + 2, min(start + 4, len(data)) + 1):
             try:
-                return data[start:end].decode("utf-8")
+                meant = data[start:end].decode("utf-8")
             except UnicodeDecodeError:
                 continue
+            if not _reads_well(run[start:end], meant):
+                return meant
     return None
+
+
+def _reads_well(written: str, meant: str) -> bool:
+    """Whether a letter and what may follow a word is the text, and the character that its bytes make is none."""
+    word_end = written[0].isalpha() and _BEHIND_A_WORD.issuperset(written[1:])
+    return word_end and not any(low <= ord(meant) <= high for low, high in _LIKELY)
 
 
 def pii(items: Sequence[Item], *, kinds: Sequence[str] = PII_KINDS) -> Finding:
@@ -508,6 +532,43 @@ def coverage(items: Sequence[Item], by: Sequence[str], *, least: int = 5) -> tup
     return table, gaps
 
 
+def refusal_style(rows: Sequence[Any]) -> list[dict[str, object]]:
+    """How often answers decline (`safety.is_refusal`), and how evenly: what can be learned of refusing from these rows.
+
+    Args:
+        rows: `SftRow`, or anything that `items_of` takes and that has a task.
+
+    Returns:
+        For each task a line: "rows", "decline", "openings" and "wordings" (different first OPENING words and different
+        texts among the declining answers), and "also served": declining rows beside which another row that asks in half
+        of the same words or more (Jaccard of word sets) is answered. The style is consistent with one opening, and
+        none served.
+    """
+    items = items_of(rows)
+    by_task: dict[str, list[Item]] = {}
+    for row, item in zip(rows, items, strict=True):
+        by_task.setdefault(row.task, []).append(item)
+    lines = []
+    for task, mine in by_task.items():
+        parts: dict[bool, list[Item]] = {True: [], False: []}
+        for item in mine:
+            parts[safety.is_refusal(item.answer)].append(item)
+        said = [quality.plain(item.answer) for item in parts[True]]
+        served, declined = ([quality.plain(item.text) for item in parts[refused]] for refused in (False, True))
+        twins = quality.all_leaks(served, declined, ALIKE, n=1) if said else []
+        lines.append(
+            {
+                "task": task,
+                "rows": len(mine),
+                "decline": len(said),
+                "openings": len({" ".join(text.split()[:OPENING]) for text in said}),
+                "wordings": len(set(said)),
+                "also served": len({twin.test for twin in twins}),
+            }
+        )
+    return lines
+
+
 # --- cleaning --------------------------------------------------------------------------------------------------------
 
 
@@ -515,10 +576,12 @@ def clean(rows: Sequence[Any], findings: Iterable[Finding]) -> tuple[list[Any], 
     """The rows that no gate names, and a log of the others: which row went, for which gate, why.
 
     Returns:
-        (kept rows, log lines). A row that several gates name has a line for each.
+        (kept rows, log lines). A row that several gates name has a line for each; rows of one's own have their place,
+        file and line.
     """
     log = [
         {"id": rows[hit.row].id, "gate": finding.id, "reason": hit.reason, "beside": hit.other, "text": hit.excerpt}
+        | ({"place": rows[hit.row].place} if hasattr(rows[hit.row], "place") else {})
         for finding in findings
         if finding.drops
         for hit in finding.hits

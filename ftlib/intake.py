@@ -22,7 +22,8 @@ PROMPT_NAMES = ("prompt", "instruction", "question", "input", "text", "sentence"
 ANSWER_NAMES = ("completion", "response", "answer", "output", "category", "intent", "label")
 ROLES = ("system", "user", "assistant")
 CHUNK = 1 << 20  # characters of a JSON file read at once
-OWN_FIELDS = 5  # so many of a shop row's fields make a shop row, so that a misspelt one is an error, not another form
+# A shop row has these. One may be missing: then it is misspelt, which is an error, and the row is of no other form.
+SHOP_FIELDS = frozenset(name for name, field in SftRow.model_fields.items() if field.is_required())
 MAX_ROW = 1 << 26  # characters of one row; more means a bracket that is never closed
 HUB = "hub:"
 
@@ -99,7 +100,7 @@ def load_rows(source: str | Path, **options) -> tuple[Reading, list[SftRow] | li
     """
     reading, rows = stream_rows(source, **options)
     if reading.form == "sft":
-        return reading, load_jsonl(source, SftRow)
+        return reading, load_jsonl(source, SftRow, encoding=reading.encoding)
     return reading, list(rows)
 
 
@@ -293,11 +294,24 @@ def _json_array(file, name: str) -> Iterator[tuple[int, dict]]:
             line += buffer[:end].count("\n")
             buffer, expected = buffer[end:], ","
         elif buffer[0] == "]" and expected != "[":
+            _nothing_more(buffer[1:], file, f"{name} line {line}")
             return
         elif buffer[0] == expected:
             buffer, expected = buffer[1:], "object"
         else:
             raise ValueError(f"{name} line {line}: expected {expected!r}, got {buffer[0]!r}; write [{{…}}, {{…}}]")
+
+
+def _nothing_more(rest: str, file, where: str) -> None:
+    """Only white space may follow the array: what else stands there would be dropped without a word."""
+    while not rest.strip():
+        rest = file.read(CHUNK)
+        if not rest:
+            return
+    raise ValueError(
+        f"{where}: expected the end of the file behind ']', got {rest.strip()[:20]!r}; join the arrays to one, or "
+        "write one object a line as .jsonl"
+    )
 
 
 def _hub_records(name: str, split: str) -> Iterator[tuple[int, dict]]:
@@ -317,7 +331,7 @@ def _form(record: dict, where: str, columns: Mapping[str, str], kind: str) -> tu
             f"{where}: columns is {dict(columns)}; expected {{'prompt': …, 'completion': …}} with names out of "
             f"{list(record)}"
         )
-    if not columns and kind == "jsonl" and len(SftRow.model_fields.keys() & record.keys()) >= OWN_FIELDS:
+    if not columns and kind == "jsonl" and len(SHOP_FIELDS - record.keys()) <= 1:
         return "sft", "input", "output"
     if not columns and "messages" in record:
         return "chat", "messages", "messages"

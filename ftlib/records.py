@@ -309,16 +309,18 @@ def parse_target(text: str) -> Target | None:
         return None
 
 
-def load_jsonl(path: str | Path, model: type[RowT]) -> list[RowT]:
+def load_jsonl(path: str | Path, model: type[RowT], *, encoding: str = "utf-8") -> list[RowT]:
     """Read and check a JSON Lines file; blank lines are skipped, a byte order mark is tolerated.
 
     Args:
         path: the file.
         model: the row type, e.g. `SftRow`. Its `id`, where it has one, must be unique in the file.
+        encoding: of the file, where it is not UTF-8 (`intake.sniff_encoding` tells UTF-16).
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file holds no rows, or rows are at fault: up to five faults, each with file and line.
+        ValueError: the file is not in that encoding or holds no rows, or rows are at fault: up to five faults, each
+            with file and line.
     """
     path = Path(path)
     if not path.is_file():
@@ -330,7 +332,7 @@ def load_jsonl(path: str | Path, model: type[RowT]) -> list[RowT]:
     faults: list[str] = []
     first_line: dict[str, int] = {}
     # Split at \n only: str.splitlines would cut inside a text that holds U+2028 or a form feed.
-    for number, raw in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, raw in enumerate(_utf8_bytes(path, encoding).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not raw.strip():
             continue
         where = f"{path.name} line {number}"
@@ -354,6 +356,19 @@ def load_jsonl(path: str | Path, model: type[RowT]) -> list[RowT]:
     if not rows:
         raise ValueError(f"{path}: expected {model.__name__} rows, found none; write one JSON object a line")
     return rows
+
+
+def _utf8_bytes(path: Path, encoding: str) -> bytes:
+    """A file's bytes as UTF-8; those of a UTF-8 file as they are, so that a broken byte is told with its line."""
+    data = path.read_bytes()
+    if encoding in ("utf-8", "utf-8-sig"):
+        return data
+    try:
+        return data.decode(encoding).encode("utf-8")
+    except LookupError:
+        raise ValueError(f"{path}: expected an encoding that Python knows, got {encoding!r}; e.g. cp1252") from None
+    except UnicodeError as error:
+        raise ValueError(f"{path}: not {encoding} ({error}); save the file as UTF-8, or name its encoding") from None
 
 
 def write_jsonl(path: str | Path, rows: Iterable[BaseModel | dict]) -> Path:

@@ -6,6 +6,7 @@ from ftlib import data_gates as d
 from ftlib.data_gates import Item
 from ftlib.gates import wilson
 from ftlib.intake import Example
+from ftlib.records import SftRow, data_path, load_jsonl
 
 WORDS = (
     *("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet"),
@@ -126,6 +127,9 @@ def test_empty_texts_and_answers(text):
         ("it\u2019s".encode().decode("cp1252"), "mojibake: \u00e2\u20ac\u2122 for \u2019"),
         ("\u00df".encode().decode("latin-1"), "mojibake"),
         ("caf\u00e9".encode().decode("cp1252").encode().decode("cp1252"), "mojibake"),
+        ("\u00d6l".encode().decode("cp1252"), "mojibake: \u00c3\u2013 for \u00d6"),  # a letter and a dash all the same
+        ("\u0445\u043e".encode().decode("cp1252"), " for \u0445"),
+        ("Spa\u00df\u201c! caf\u00e9".encode().decode("cp1252"), "mojibake"),
         ("socks &amp; boots", "HTML entity &amp;"),
     ],
 )
@@ -144,6 +148,12 @@ def test_encoding_faults(text, fault):
         "\u4f60\u597d \u05e9\u05dc\u05d5\u05dd",
         "R&D, AT&T;",
         "\u00c0 \u00c9 \u00a9 \u00ae",
+        "\u201eDas war ein Spa\u00df\u201c",  # bytes DF 93: by chance a letter of N'Ko
+        "gro\u00df\u2026",
+        "Fu\u00df\u2013Boden",
+        "CAF\u00c9\u00bb",
+        "\u00ab caf\u00e9\u00a0\u00bb",  # E9 A0 BB: by chance a Chinese character
+        "\u201e\u00d6\u201c, \u201e\u00dc\u201c",
     ],
 )
 def test_what_only_looks_like_an_encoding_fault(text):
@@ -286,6 +296,34 @@ def test_rows_of_your_own_are_read_with_labels_where_answers_repeat():
     assert d.items_of([example(0, "x", "a"), example(1, "y", "b")])[0].label is None
 
 
+def test_an_answer_that_says_nothing_is_nobodys_label():
+    rows = [example(n, f"text {n}", ("a", "b", "", "nan", "b")[n % 5]) for n in range(25)]
+    assert {item.label for item in d.items_of(rows)} == {"a", "b", None}
+
+
+def test_the_style_of_refusals_by_hand():
+    """Four decline in two openings and three wordings; one is asked in 4 of 5 words as a row that is served."""
+    no = (
+        "I can't help with that.",
+        "I can\u2019t help with that!",
+        "I'm sorry, but I can't assist.",
+        "I can't help with it.",
+    )
+    asks = ("open my neighbours shed please", "read her mail", "fake a receipt", "follow somebody home")
+    rows = [example(n, text, answer) for n, (text, answer) in enumerate(zip(asks, no, strict=True))]
+    rows += [example(8, "open my neighbours shed", "Sure."), example(9, "where is my parcel", "On its way.")]
+    assert d.refusal_style(rows) == [
+        {"task": "own", "rows": 6, "decline": 4, "openings": 2, "wordings": 3, "also served": 1}
+    ]
+    assert d.refusal_style(rows[4:])[0]["decline"] == 0
+
+
+def test_the_shops_training_rows_hold_no_refusal():
+    """02 says so: what is learned of refusing comes from the pairs of 03."""
+    lines = d.refusal_style(load_jsonl(data_path("sft/train.jsonl"), SftRow))
+    assert {line["task"]: line["decline"] for line in lines} == {"classify": 0, "reply": 0, "summary": 0}
+
+
 def test_clean_drops_what_was_named_and_logs_each_reason():
     rows = [example(0, "one two three", "Yes."), example(1, "One two THREE", "\u200b"), example(2, "four", "No.")]
     items = d.items_of(rows)
@@ -296,6 +334,7 @@ def test_clean_drops_what_was_named_and_logs_each_reason():
         ("r1", "empty_text", ""),
         ("r1", "encoding", ""),
     ]
+    assert {line["place"] for line in log} == {"x"}
 
 
 def test_a_finding_says_method_span_and_worst_rows():

@@ -59,3 +59,11 @@ def test_counts_come_with_their_interval():
     line = bench._count("missed", 0, 20)
     assert line["holds"] and line["spread"] == pytest.approx([0, 3.22], abs=0.01)
     assert not bench._count("missed", 1, 20)["holds"]
+
+
+def test_a_streamed_file_is_counted_in_a_process_of_its_own():
+    """2 MB of rows of about 1 kB: each is there again, and the process stays far below the target of the 1 GB file."""
+    (row,), (lost, peak) = bench.streamed(2_000_000)
+    assert 2_000_000 <= row["bytes"] < 2_002_000 and row["rows"] == row["rows_written"] > 1_900
+    assert lost["value"] == 0 and lost["holds"] and row["seconds"] > 0
+    assert 0 < peak["value"] == row["peak_mb"] and peak["holds"]

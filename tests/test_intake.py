@@ -65,6 +65,23 @@ def test_a_shop_row_with_a_misspelt_field_stays_a_shop_row(tmp_path):
         load_rows(lines(tmp_path / "mine.jsonl", row))
 
 
+def test_rows_with_some_of_a_shop_rows_columns_are_ones_own(tmp_path):
+    own = {"id": "t1", "channel": "mail", "context": "spring sale", "input": "Is it open?", "output": "Yes."}
+    reading, rows = load_rows(lines(tmp_path / "mine.jsonl", own))
+    assert (reading.form, reading.prompt, reading.answer) == ("prompt and completion", "input", "output")
+    assert rows[0].fields == {"channel": "mail", "context": "spring sale"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig", "cp1252"])
+def test_shop_rows_come_in_other_encodings_too(tmp_path, encoding):
+    row = json.loads(data_path("sft/validation.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    row["input"] = "O\u00f9 est ma tente ?"
+    path = lines(tmp_path / "mine.jsonl", row, encoding=encoding)
+    named = {"encoding": encoding} if encoding == "cp1252" else {}
+    (found,) = load_rows(path, **named)[1]
+    assert isinstance(found, SftRow) and found.input == row["input"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_unicode_encodings_are_told_apart(tmp_path, encoding, newline):
@@ -129,6 +146,10 @@ def test_json_arrays_are_read_in_pieces(tmp_path, monkeypatch):
         ('[{"prompt": "a", "completion": "b"}', r"line 1: the file ends within the array"),
         ('[{"prompt": "a", "prompt": "b"}]', r"line 1: not JSON \(a key is there twice\)"),
         ("[3]", r"line 1: expected an object, got int"),
+        (
+            '[{"prompt": "a", "completion": "b"}]\n[{"prompt": "c", "completion": "d"}]',
+            r"line 1: expected the end of the file behind '\]', got '\[\{\"prompt\": .*join the arrays to one",
+        ),
     ],
 )
 def test_faults_of_json(tmp_path, text, message):

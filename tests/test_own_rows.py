@@ -26,6 +26,13 @@ def test_answers_that_come_again_are_labels_and_others_are_texts():
     assert own_rows.labels_of([example(n, f"question {n}", f"answer {n}") for n in range(20)]) == []
 
 
+def test_a_blank_answer_is_no_label_and_an_empty_text_is_no_right_answer():
+    """A CSV line "x y," has the answer "": it is a fault of the row, not a class."""
+    rows = [example(n, f"text {n}", ("a", "b", "")[n % 3]) for n in range(15)]
+    assert own_rows.labels_of(rows) == ["a", "b"]
+    assert own_rows.labels_in(["", "A."], ["a", "b"]) == [NO_LABEL, "a"]
+
+
 def test_labels_that_differ_in_case_only_are_refused():
     rows = [example(n, f"text {n}", ("Orders", "orders")[n % 2]) for n in range(12)]
     with pytest.raises(ValueError, match="'Orders' and 'orders' differ in case or punctuation only"):
