@@ -7,25 +7,33 @@ Left out on purpose: several labels a row, judging texts by meaning (that takes 
 splits by time or by customer: if your rows have them, split the file yourself and give both parts.
 """
 
+import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ftlib import data_gates, quality, tasks
 from ftlib.confusion import NO_LABEL
+
+LEAST_GAIN = 0.001  # not 0: a model that answers as its baseline does has a gain of exactly 0, with both ends
 
 
 def labels_of(rows: Sequence[Any]) -> list[str]:
     """The labels of the rows in order of the alphabet; empty where the answers are texts (`data_gates.items_of`).
 
-    Ask all rows, not a part: in a few rows of many labels none comes again.
+    Ask all rows, not a part: in a few rows of many labels none comes again. What stands in rows that are empty or in a
+    broken encoding only is no label, but a fault of these rows.
 
     Raises:
         ValueError: two labels differ in case or punctuation only.
     """
-    labels = sorted({item.label for item in data_gates.items_of(rows) if item.label is not None})
+    items = data_gates.items_of(rows)
+    at_fault = {hit.row for finding in (data_gates.empty(items), data_gates.encoding(items)) for hit in finding.hits}
+    sound = [item for row, item in enumerate(items) if row not in at_fault]
+    labels = sorted({item.label for item in sound if item.label is not None})
     known: dict[str, str] = {}
     for label in labels:
         other = known.setdefault(_plain(label), label)
@@ -60,6 +68,38 @@ def set_aside(rows: Sequence[Any], share: float, *, seed: int) -> tuple[list[Any
             "give more rows, or the two parts yourself"
         )
     return train, test, len(twins)
+
+
+def look_at_held_out(rows: Sequence[Any]) -> list[data_gates.Finding]:
+    """What the gates for empty texts and broken encodings find in the rows that are measured on.
+
+    A blank answer there would be right for a model that says nothing.
+    """
+    items = data_gates.items_of(rows)
+    return [
+        dataclasses.replace(
+            finding,
+            id=f"own.held_out_{finding.id}",
+            span=finding.span.replace("training", "held-out"),
+            fix=f"{finding.fix}, or take drop_faults=True",
+        )
+        for finding in (data_gates.empty(items), data_gates.encoding(items))
+    ]
+
+
+def check_known(rows: Sequence[Any], labels: Sequence[str]) -> None:
+    """Each held-out row's answer is a label that can be learned; rows that are empty are left to their gate.
+
+    Raises:
+        ValueError: an answer is none of the labels; the first such row is named by file and line.
+    """
+    empty = {hit.row for hit in data_gates.empty(data_gates.items_of(rows)).hits}
+    for place, row in enumerate(rows):
+        if labels and place not in empty and row.answer() not in labels:
+            raise ValueError(
+                f"{getattr(row, 'place', row.id)}: the label {row.answer()!r} is in no sound training row; give "
+                "rows of it, or take it out"
+            )
 
 
 def pick(rows: Sequence[Any], k: int, *, seed: int) -> list[Any]:
@@ -109,6 +149,11 @@ def score_all(rows: Sequence[Any], texts: Sequence[str], labels: Sequence[str]) 
         "token_f1": np.array([token_f1(wanted, text) for wanted, text in pairs]),
         "exact": np.array([float(_plain(wanted) == _plain(text)) for wanted, text in pairs]),
     }
+
+
+def strongest(scores: Mapping[str, ArrayLike], *, but: str = "SFT") -> str:
+    """Whose scores have the highest mean, `but` for one: what a trained model must beat; the first of several alike."""
+    return max((who for who in scores if who != but), key=lambda who: float(np.mean(scores[who])))
 
 
 def most_mixed_up(wanted: Sequence[str], given: Sequence[str], k: int = 10) -> list[dict[str, object]]:

@@ -53,6 +53,20 @@ def mask_view(tokenizer, row: dict, *, max_tokens: int = 60) -> list[dict]:
     return [{"token": repr(tokenizer.decode([i]))[1:-1], "loss": label != -100} for i, label in pairs]
 
 
+def mask_around(tokenizer, row: dict, *, before: int = 10, after: int = 3, last: int = 5) -> list[dict]:
+    """`mask_view` of the places that matter: `before` tokens up to the first with loss, `after` from it on, the `last`.
+
+    What lies between is one line, "… (n tokens)", with loss where all of these carry it.
+    """
+    lines = mask_view(tokenizer, row, max_tokens=len(row["labels"]))
+    begins = next((place for place, line in enumerate(lines) if line["loss"]), len(lines))
+    head = lines[max(0, begins - before) : begins + after]
+    rest = lines[begins + after :]
+    between, tail = rest[: max(0, len(rest) - last)], rest[max(0, len(rest) - last) :]
+    gap = [{"token": f"… ({len(between)} tokens)", "loss": all(line["loss"] for line in between)}] if between else []
+    return [*head, *gap, *tail]
+
+
 def check_labels(tokenizer, rows: list[dict]) -> None:
     """Every row must carry loss on some tokens, not on all, and on its last stop token.
 

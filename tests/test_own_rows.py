@@ -2,7 +2,7 @@
 
 import pytest
 
-from ftlib import data_gates, own_rows, tasks
+from ftlib import data_gates, gates, own_rows, tasks
 from ftlib.confusion import NO_LABEL
 from ftlib.intake import Example
 
@@ -31,6 +31,33 @@ def test_a_blank_answer_is_no_label_and_an_empty_text_is_no_right_answer():
     rows = [example(n, f"text {n}", ("a", "b", "")[n % 3]) for n in range(15)]
     assert own_rows.labels_of(rows) == ["a", "b"]
     assert own_rows.labels_in(["", "A."], ["a", "b"]) == [NO_LABEL, "a"]
+
+
+def test_a_label_of_rows_at_fault_only_is_none():
+    broken = "caf\u00c3\u00a9"  # UTF-8 read as Latin-1
+    rows = [example(n, f"text {n}", ("a", "b", broken)[n % 3]) for n in range(15)]
+    assert own_rows.labels_of(rows) == ["a", "b"]
+
+
+def test_held_out_rows_pass_gates_of_their_own():
+    rows = [example(0, "fine", "a"), example(1, "fine too", ""), example(2, "caf\u00c3\u00a9", "b")]
+    found = {finding.id: finding for finding in own_rows.look_at_held_out(rows)}
+    assert {name: [hit.row for hit in finding.hits] for name, finding in found.items()} == {
+        "own.held_out_empty_text": [1],
+        "own.held_out_encoding": [2],
+    }
+    assert all(finding.gate("02b").verdict == "FAIL" for finding in found.values())
+    assert "3 held-out rows" in found["own.held_out_encoding"].span
+    kept, log = data_gates.clean(rows, found.values())
+    assert [row.id for row in kept] == ["r0"] and [line["place"] for line in log] == ["line 1", "line 2"]
+
+
+def test_a_held_out_label_that_nobody_can_learn_is_named_with_its_line():
+    rows = [example(0, "fine", "a"), example(1, "blank", ""), example(2, "new", "c")]
+    own_rows.check_known(rows[:2], ["a", "b"])  # the blank one is the gate's
+    own_rows.check_known(rows, [])  # texts
+    with pytest.raises(ValueError, match="line 2: the label 'c' is in no sound training row; give rows of it"):
+        own_rows.check_known(rows, ["a", "b"])
 
 
 def test_labels_that_differ_in_case_only_are_refused():
@@ -106,6 +133,25 @@ def test_scores_of_labels_and_of_texts():
     scores = own_rows.score_all(rows, ["orders", "no returns", ""], [])
     assert list(scores) == ["token_f1", "exact"]  # the main one first
     assert scores["token_f1"] == pytest.approx([1, 2 / 3, 0]) and scores["exact"].tolist() == [1, 0, 0]
+
+
+def test_a_model_that_learned_one_constant_answer_gains_nothing():
+    """60 of 100 rows are "other". Prompts get 5 and 10 right; a model that always says "other" gets 60 and gains 0."""
+    rows = [example(n, f"text {n}", "other" if n < 60 else "billing") for n in range(100)]
+    said = {
+        "commonest answer": ["other"] * 100,
+        "zero-shot": ["other"] * 5 + ["no idea"] * 95,
+        "few-shot": ["other"] * 10 + ["no idea"] * 90,
+        "SFT": ["Other"] * 100,
+    }
+    scores = {who: own_rows.score_all(rows, texts, ["billing", "other"])["exact"] for who, texts in said.items()}
+    best = own_rows.strongest(scores)
+    assert best == "commonest answer"
+    gain, ends = gates.paired_difference(scores[best], scores["SFT"], seed=1)
+    assert (gain, ends) == (0.0, (0.0, 0.0))
+    judged = gates.judge_gate("g", "02b", value=ends.low, threshold=own_rows.LEAST_GAIN, op=">=", n=100)
+    assert judged.verdict == "FAIL"
+    assert gates.paired_difference(scores["few-shot"], scores["SFT"], seed=1)[1].low > 0.3  # against prompts alone
 
 
 def test_what_is_mixed_up_most_comes_first():

@@ -6,6 +6,7 @@ import html
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,8 @@ from ftlib.scorecard import (
     sequence_contributions,
 )
 from ftlib.sensitivity import differences, flips, overtakes, swings
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
 # Every fit below sits on a point of the table, so that the arithmetic can be redone by hand.
 ON_POINTS = Answers(500, 400, "yes", "judgement", "medium", 1.0, "tools", "ruling", "fixed", "cpu")
@@ -604,3 +607,38 @@ def test_scorecard_is_a_light_room():
     code = "import sys, ftlib.sensitivity; sys.exit('torch' in sys.modules or 'plotly' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert path_label(()) == "Prompt first" and all(path_label(path) for path in SEQUENCES)
+
+
+# --- the gate of the notebook
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "verdict"),
+    [
+        (27, 170, "PASS"),  # 0.159, up to 0.22: the whole interval lies below 0.85
+        (148, 170, "ABSTAIN"),  # 0.871 (0.81 to 0.91) lies across it: no rule fires either
+        (160, 170, "FAIL"),  # 0.941 (0.89 to 0.97): even the low end reaches it
+        (10, 10, "ABSTAIN"),  # all of ten
+        (0, 10, "ABSTAIN"),
+    ],
+)
+def test_the_gate_about_the_prompt_says_what_the_rule_says(right, n, verdict):
+    """The cell of 01 is run as it stands: FAIL where `prompt_reaches_target` fires, and only there."""
+    from types import SimpleNamespace
+
+    from ftlib import gates
+
+    book = json.loads((NOTEBOOKS / "01_decision_scorecard.ipynb").read_text(encoding="utf-8"))
+    sources = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+    (cell,) = [source for source in sources if '"prompt_falls_short"' in source]
+    (line,) = [line for source in sources for line in source.splitlines() if line.startswith("few_shot_low = ")]
+    few_shot = {"intent_accuracy": right / n, "ci95": list(wilson(right, n)), "n": n}
+    names_of = {
+        "gates": gates, "scorecard": scorecard, "limits": Limits(), "needed": 0.85, "few_shot": few_shot,
+        "run": SimpleNamespace(gate=lambda judged: judged), "plots": SimpleNamespace(gate_matrix=lambda *_: None),
+    }  # fmt: skip
+    exec(line, names_of)
+    exec(cell, names_of)
+    assert names_of["gate"].verdict == verdict
+    fired = names(fired_rules(ON_POINTS, few_shot_low=names_of["few_shot_low"]))
+    assert ("prompt_reaches_target" in fired) == (verdict == "FAIL")

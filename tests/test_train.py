@@ -425,6 +425,17 @@ def test_mask_view_shows_which_tokens_carry_loss():
     assert [r["token"] for r in ft.mask_view(TOKENIZER, row, max_tokens=1)] == ["<end>"]
 
 
+def test_mask_around_shows_where_the_loss_begins_and_how_it_ends():
+    """12 letters of prompt, 9 of answer and the stop token: 10 + 3 are shown, 2 skipped, the last 5 shown."""
+    row = {"input_ids": TOKENIZER.encode("abcdefghijklmnopqrstu") + [1]}
+    row["labels"] = [-100] * 12 + row["input_ids"][12:]
+    found = ft.mask_around(TOKENIZER, row)
+    assert "".join(line["token"] for line in found) == "cdefghijklmno… (2 tokens)rstu<end>"
+    assert [line["loss"] for line in found] == [False] * 10 + [True] * 9
+    none = {"input_ids": row["input_ids"], "labels": [-100] * 22}
+    assert not any(line["loss"] for line in ft.mask_around(TOKENIZER, none))
+
+
 def test_trainable_parameters_by_hand():
     """r = 4: 4 (in + out) weights a module; two layers of q, o (32, 32), k, v (32, 16), gate, up, down (32, 64)."""
     model = tiny_peft()

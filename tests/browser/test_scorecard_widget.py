@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from lab import CHROMIUM, browser_page, open_lab, run_cell
 
+from ftlib.criteria import CRITERIA, WEIGHTS
+from ftlib.scorecard import Answers, recommend
+
 pytestmark = pytest.mark.browser
 
 CELL = """
@@ -25,7 +28,7 @@ def kept(folder: Path) -> dict:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-def test_answer_sign_reload_go_on(tmp_path):
+def test_answer_weigh_sign_reload_go_on(tmp_path):
     from playwright.sync_api import expect
 
     with open_lab(tmp_path, CELL.strip()) as url, browser_page() as page:
@@ -37,6 +40,22 @@ def test_answer_sign_reload_go_on(tmp_path):
         expect(verdict).to_have_text("SFT → DPO")
         expect(page.get_by_text("no_computable_reward")).to_be_visible()
         assert kept(tmp_path)["answers"]["reward_computable"] == "no"
+
+        weight = page.locator(".noUi-handle").nth(list(CRITERIA).index("horizon"))
+        readout = page.locator(".widget-readout").nth(list(CRITERIA).index("horizon"))
+        of_rft = page.locator(".jp-OutputArea tr", has=page.get_by_text("RFT", exact=True)).locator("td").last
+        before, after = (
+            f"{recommend(Answers(reward_computable='no'), weights=WEIGHTS | {'horizon': w}).scores['rft']:.0f}"
+            for w in (2.0, 3.0)
+        )
+        assert before != after
+        expect(of_rft).to_have_text(before)
+        weight.focus()
+        weight.press("ArrowRight")
+        weight.press("ArrowRight")  # from 2.0 by two steps of 0.5
+        expect(readout).to_have_text("3.00")
+        expect(of_rft).to_have_text(after)
+        assert kept(tmp_path)["weights"] == WEIGHTS | {"horizon": 3.0}
 
         for field, text in (("name", "A. Sample"), ("role", "owner")):
             page.get_by_label(field, exact=True).fill(text)
@@ -50,6 +69,8 @@ def test_answer_sign_reload_go_on(tmp_path):
         run_cell(page, url)  # reload the page, run the cell again: the form goes on from the draft
         expect(verdict).to_have_text("SFT → DPO")
         expect(page.get_by_text("Signed: A. Sample, owner, 2027-01-31.")).to_be_visible()
+        expect(readout).to_have_text("3.00")
+        assert kept(tmp_path)["weights"]["horizon"] == 3.0
         page.get_by_label("safety class").select_option("low")  # the signature was for other answers
         expect(page.get_by_text("Not signed: date missing.")).to_be_visible()
         assert kept(tmp_path)["sign_off"]["date"] == ""
