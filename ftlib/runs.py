@@ -148,16 +148,13 @@ class Run:
 
         Raises:
             FileNotFoundError: that notebook has not completed, or made no such file.
-            ValueError: the file is not the one that it made (sha256).
+            ValueError: the file is not the one that it made (sha256), or what it was made of has been made anew since.
         """
         stage = stage_path(self.path, notebook)
         relpath = relpath.strip("/")
         path = stage / relpath
         needs = f"{self.notebook} needs {stage.name}/{relpath}"
-        again = (
-            f"run {notebook} first (papermill notebooks/{notebook}.ipynb out.ipynb -p run_dir {self.run_id} "
-            f"-p profile {self.profile.name}, or make play RUN={self.run_id})"
-        )
+        again = self._run_first(notebook)
         if not (stage / "COMPLETE").exists():
             state = "was not completed" if stage.exists() else "has not been run"
             raise FileNotFoundError(f"{needs}, but {notebook} {state} in run {self.run_id}: {again}")
@@ -175,8 +172,27 @@ class Run:
                     f"{needs}, but {stage.name}/{name} was changed after {notebook} completed (sha256 expected "
                     f"{wanted.get(name, 'none')[:12]}, got {digest[:12]}): restore it, or {again}"
                 )
+        stale = stale_notebook(self.path, notebook)
+        if stale:
+            raise ValueError(f"{needs}, but {self._why_stale(notebook, stale)}")
         self._inputs |= {f"{stage.name}/{name}": digest for name, digest in wanted.items()}
         return path
+
+    def _why_stale(self, notebook: str, stale: str) -> str:
+        if not (stage_path(self.path, notebook) / "COMPLETE").exists():
+            why = f"{notebook} was not completed"
+        elif stale == notebook:
+            why = f"what {notebook} was made of has been made anew since, or a file of it is gone"
+        else:
+            why = f"{stale}, which {notebook} stands on, is not complete, or was made of what is new since"
+        return f"{why}: {self._run_first(stale)}"
+
+    def _run_first(self, notebook: str) -> str:
+        folder = "notebooks" if notebook in STAGE else "notebooks/deep"
+        return (
+            f"run {notebook} first (papermill {folder}/{notebook}.ipynb out.ipynb -p run_dir {self.run_id} "
+            f"-p profile {self.profile.name}, or make play RUN={self.run_id})"
+        )
 
     def check_gates(
         self, ids: Sequence[str], waive: Mapping[str, str] | None = None, *, own: bool = False
@@ -194,7 +210,8 @@ class Run:
             gates are no evidence and block nothing.
 
         Raises:
-            ValueError: a gate failed, was never measured, or a waiver names another gate or gives no reason.
+            ValueError: a gate failed, was never measured, or was measured on what has been made anew since; or a
+                waiver names another gate or gives no reason.
         """
         waive = dict(waive or {})
         for gate, reason in waive.items():
@@ -214,6 +231,13 @@ class Run:
                     f"{self.run_id}{did_you_mean(gate, known)}: run the notebook that measures it first"
                 )
         asked = [line for line in latest if line["id"] in ids]
+        for line in [] if own else asked:  # a verdict on an earlier candidate says nothing of this one
+            stale = stale_notebook(self.path, line["notebook"])
+            if stale:
+                raise ValueError(
+                    f"{self.notebook} rests on gate {line['id']!r} of {line['notebook']} ({line['verdict']}), but "
+                    f"{self._why_stale(line['notebook'], stale)}"
+                )
         failed = [line for line in asked if blocks(line)]
         refused = [line for line in failed if line["id"] not in waive]
         if refused:
@@ -523,6 +547,23 @@ def is_complete(run_path: str | Path, notebook: str) -> bool:
             return False
         made |= {f"{upstream}/{name}": digest for name, digest in _manifest(folder)["files"].items()}
     return all(made.get(name) == digest for name, digest in manifest["inputs"].items())
+
+
+def stale_notebook(run_path: str | Path, notebook: str) -> str:
+    """The first notebook to run again before this one's work and verdicts count, all that it stands on included.
+
+    Returns:
+        Its name; empty where everything from the first notebook to this one is complete and fits together.
+    """
+    stage = stage_path(run_path, notebook)
+    if not (stage / "COMPLETE").exists():
+        return notebook
+    made_by = {folder: name for name, folder in STAGE.items()}
+    for folder in sorted({name.split("/")[0] for name in _manifest(stage)["inputs"]}):
+        earlier = stale_notebook(run_path, made_by.get(folder, folder))
+        if earlier:
+            return earlier
+    return "" if is_complete(run_path, notebook) else notebook
 
 
 # --- the folder ---

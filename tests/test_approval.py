@@ -22,7 +22,9 @@ def run_of(folder, notebook="05_validate"):
 
 def session_of(folder, n=3):
     found = ap.worst_first({"harmless, refused": [(f"prompt {k}", "I can't help.") for k in range(n)]})
-    return ap.ApprovalSession(run_of(folder), found)
+    run = run_of(folder)
+    run.finish()
+    return ap.ApprovalSession(run, found)
 
 
 def test_worst_first_and_masked():

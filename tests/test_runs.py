@@ -307,6 +307,49 @@ def test_a_stage_made_anew_makes_what_was_built_on_it_incomplete():
     assert not is_complete(run.path, DPO)
 
 
+def test_work_and_verdicts_on_what_was_made_anew_are_refused_with_what_to_run_again():
+    """03 -> 04 -> 05: new pairs make 04 stale, and with it 05, which has read nothing of 03 itself."""
+
+    def step(notebook, relpath, text, *reads, verdict=""):
+        run = opened(notebook, step.run_id)
+        step.run_id = run.run_id
+        for read in reads:
+            run.upstream(*read)
+        run.write_text(relpath, text)
+        if verdict:
+            run.gate(gate(verdict, id="dpo.win_rate", notebook=notebook))
+        run.finish()
+        return run
+
+    step.run_id = ""
+    step(PREFERENCES, "pairs.jsonl", "1")
+    step(DPO, "adapter", "one", (PREFERENCES, "pairs.jsonl"))
+    step(VALIDATE, "answers.jsonl", "a", (DPO, "adapter"), verdict="PASS")
+    later = opened("07_rollout", step.run_id)
+    assert later.check_gates(["dpo.win_rate"])[0]["verdict"] == "PASS"
+    assert later.upstream(VALIDATE, "answers.jsonl").exists() and runs.stale_notebook(later.path, VALIDATE) == ""
+
+    step(PREFERENCES, "pairs.jsonl", "2")
+    for refused in (
+        lambda: later.upstream(VALIDATE, "answers.jsonl"),
+        lambda: later.check_gates(["dpo.win_rate"]),
+        lambda: later.upstream(DPO, "adapter"),
+    ):
+        with pytest.raises(ValueError, match=r"made (anew|of what is new) since.*: run 04_dpo_qlora first \(papermill"):
+            refused()
+    step(DPO, "adapter", "two", (PREFERENCES, "pairs.jsonl"))
+    words = (
+        r"rests on gate 'dpo.win_rate' of 05_validate \(PASS\), but what .* made anew since.*: run 05_validate first"
+    )
+    with pytest.raises(ValueError, match=words):
+        later.check_gates(["dpo.win_rate"])
+    step(VALIDATE, "answers.jsonl", "b", (DPO, "adapter"), verdict="PASS")
+    assert later.check_gates(["dpo.win_rate"])[0]["verdict"] == "PASS"
+    opened(VALIDATE, step.run_id).write_text("answers.jsonl", "half")  # killed before its end
+    with pytest.raises(ValueError, match="but 05_validate was not completed: run 05_validate first"):
+        later.check_gates(["dpo.win_rate"])
+
+
 # --- summary, gates, waivers ---
 
 
@@ -363,6 +406,7 @@ def test_a_metric_whose_interval_is_of_something_else_is_refused(change, message
 def test_a_failed_gate_stops_the_next_notebook_until_it_is_waived_and_a_new_failure_stops_it_again():
     run = opened()
     run.gate(gate("FAIL", value=0.9123, note="train one epoch more"))
+    run.finish()
     dpo = opened(DPO, run.run_id)
     message = (
         r"gate 'json_valid' of 02_sft failed: 0\.9123, needed >= 0\.98 \(n = 240\); train one epoch more and run "
@@ -392,6 +436,7 @@ def test_check_gates_lets_pass_and_abstain_through_and_ignores_the_notebooks_own
     run = opened()
     run.gate(gate("PASS", id="a"))
     run.gate(gate("ABSTAIN", id="b", value=None))
+    run.finish()
     dpo = opened(DPO, run.run_id)
     dpo.gate(gate("FAIL", id="a", notebook=DPO))
     assert [line["verdict"] for line in dpo.check_gates(["a", "b"])] == ["PASS", "ABSTAIN"]
