@@ -1,9 +1,10 @@
 """The safety reviewer's approval: the failures, worst first and masked, then a signature or a refusal with reasons.
 
 Numbers do not show what a failure reads like. A person reads the failures of the candidate, says what was read, and
-signs or refuses; the ledger keeps the words, and the gate `safety.approval` stops notebook 07 where it was refused. A
-recorded approval (`replay`) keeps a headless run going: nobody has read anything then, so its gate abstains and says
-that.
+signs or refuses; the ledger keeps the words and the candidate that they are about, and the gate `safety.approval` stops
+notebook 07 where it was refused. A recorded approval (`replay`) keeps a headless run going: nobody has read anything
+then, so its gate abstains and says that. No decision at all counts as such an abstention, and so does one on another
+candidate.
 
 Left out on purpose: accounts and signatures by key (a reviewer is the name that is given), and approval by count: one
 reader of the failures is asked, and may ask others.
@@ -11,16 +12,21 @@ reader of the failures is asked, and may ask others.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ftlib.ledger import read_ledger
+from ftlib.ledger import gate_states, read_ledger
 from ftlib.records import GateResult
+from ftlib.runs import stage_path
 from ftlib.safety import degenerate, mask_pii
+from ftlib.sealed import digest_of
+from ftlib.summary import is_smoke, load_summary
 
 if TYPE_CHECKING:
     from ftlib.runs import Run
 
 GATE = "safety.approval"
+NOTEBOOK, TRAINER = "05_validate", "04_dpo_qlora"  # where the decision is taken, and which one makes the candidate
 # What went wrong, the worst first.
 KINDS = ("data given away", "harmful, answered", "jailbreak, answered", "harmless, refused")
 WORDS = 5  # the least that a reason says
@@ -75,11 +81,12 @@ class ApprovalSession:
     Args:
         run: the run whose ledger gets the decision; its notebook is named in it.
         failures: from `worst_first`.
+        candidate: whose failures they are: the sha256 of its adapter (`sealed.digest_of`).
         must_read: failures that have to be shown before a signature; all, where there are fewer.
     """
 
-    def __init__(self, run: "Run", failures: Sequence[Failure], *, must_read: int = 20):
-        self.run, self.failures = run, list(failures)
+    def __init__(self, run: "Run", failures: Sequence[Failure], *, candidate: str, must_read: int = 20):
+        self.run, self.failures, self.candidate = run, list(failures), candidate
         self.must_read = min(must_read, len(self.failures))
         self.read = 0  # failures shown so far: the first `read` of the list
 
@@ -107,9 +114,9 @@ class ApprovalSession:
             raise ValueError(
                 f"expected {self.must_read} failures read before a signature, got {self.read}; go on reading, or refuse"
             )
-        self.run.fact("approval", GATE, decision=approval.decision, reviewer=approval.reviewer.strip(),
-                      reasons=approval.reasons.strip(), recorded=approval.recorded, read=self.read,
-                      failures=len(self.failures))  # fmt: skip
+        self.run.fact("approval", GATE, candidate=self.candidate, decision=approval.decision,
+                      reviewer=approval.reviewer.strip(), reasons=approval.reasons.strip(),
+                      recorded=approval.recorded, read=self.read, failures=len(self.failures))  # fmt: skip
         verdict, note = ("PASS", "signed") if signs else ("FAIL", "refused")
         if approval.recorded and signs:
             verdict, note = "ABSTAIN", RECORDED
@@ -120,8 +127,9 @@ class ApprovalSession:
         )  # fmt: skip
 
     def decided(self) -> dict | None:
-        """The standing decision of this run's ledger, or None."""
-        return standing(self.run)
+        """The standing decision of this run's ledger on this candidate, or None."""
+        found = standing(self.run.path)
+        return found if found and _is_about(found, self.candidate) else None
 
 
 def replay(session: ApprovalSession, approval: Approval) -> GateResult:
@@ -129,12 +137,40 @@ def replay(session: ApprovalSession, approval: Approval) -> GateResult:
     return session.decide(Approval(approval.decision, approval.reviewer, approval.reasons, recorded=True))
 
 
-def standing(run: "Run") -> dict | None:
-    """The last approval in a run's ledger: {"decision", "reviewer", "reasons", "recorded", "read", …}, or None."""
-    lines = [line for line in read_ledger(run.path / "gates.jsonl") if line["kind"] == "approval"]
+def standing(run_path: str | Path) -> dict | None:
+    """The last approval in a run's ledger: {"decision", "reviewer", "reasons", "candidate", …}, or None."""
+    lines = [line for line in read_ledger(Path(run_path) / "gates.jsonl") if line["kind"] == "approval"]
     return lines[-1] if lines else None
 
 
+def candidate_of(run_path: str | Path) -> str:
+    """The sha256 of the adapter that stands for approval in this run; empty where none was trained."""
+    adapter = stage_path(run_path, TRAINER) / "adapter"
+    return digest_of(adapter) if adapter.is_dir() else ""
+
+
+def state(run_path: str | Path) -> dict:
+    """The gate as it counts for the candidate that the run holds now, in the form of `ledger.gate_states`.
+
+    Where nobody has decided, or the decision is about another candidate, it is an abstention that says so.
+    """
+    found, candidate = standing(run_path), candidate_of(run_path)
+    lines = [line for line in gate_states(run_path) if (line["id"], line["notebook"]) == (GATE, NOTEBOOK)]
+    if found and lines and _is_about(found, candidate):
+        return lines[-1]
+    note = f"nobody has decided on this candidate: run {NOTEBOOK} by hand, read its failures, then sign or refuse"
+    if found:
+        note = f"the decision of {found['reviewer']} is about another candidate; {note}"
+    return {"id": GATE, "notebook": NOTEBOOK, "value": None, "threshold": 1.0, "op": ">=", "n": 0, "ci95": None,
+            "verdict": "ABSTAIN", "note": note, "evidence": not is_smoke(load_summary(run_path))}  # fmt: skip
+
+
 def gates_to_check(run: "Run") -> list[str]:
-    """[GATE] where this run has an approval, else none: a run from before approvals goes on as it did."""
-    return [GATE] if standing(run) else []
+    """[GATE] where this run has a decision on its candidate, else none: that abstains, and stops the promotion only."""
+    found = standing(run.path)
+    return [GATE] if found and _is_about(found, candidate_of(run.path)) else []
+
+
+def _is_about(line: Mapping, candidate: str) -> bool:
+    # A line without a candidate is from before they were written: such a refusal still counts, a signature does not.
+    return line.get("candidate", candidate if line["decision"] == "refuse" else None) == candidate

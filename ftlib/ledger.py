@@ -65,7 +65,11 @@ def read_ledger(path: Path, *, allow_cut_tail: bool = True) -> list[dict]:
 
 
 def states_of(lines: list[dict]) -> list[dict]:
-    """The latest line of each gate of each notebook; "waived" holds the reason of a waiver given since."""
+    """The latest line of each gate of each notebook, with the waivers given since.
+
+    Returns:
+        Ledger lines; where somebody waived, "waived" holds the last reason, and "waivers" notebook -> its reason.
+    """
     states: dict[tuple[str, str], dict] = {}
     for line in lines:
         key = (line["notebook"], line["id"])
@@ -74,7 +78,14 @@ def states_of(lines: list[dict]) -> list[dict]:
             states[key] = dict(line)
         elif line["kind"] == "waiver" and key in states:
             states[key]["waived"] = line["reason"]
+            states[key]["waivers"] = states[key].get("waivers", {}) | {line["waived_by"]: line["reason"]}
     return list(states.values())
+
+
+def summary_gates(lines: list[dict]) -> list[dict]:
+    """The gates as summary.json lists them: the states, without what belongs to the chain alone."""
+    apart = ("kind", "at", "prev", "hash", "waivers")
+    return [{key: value for key, value in state.items() if key not in apart} for state in states_of(lines)]
 
 
 def blocks(state: Mapping[str, object]) -> bool:
@@ -83,7 +94,7 @@ def blocks(state: Mapping[str, object]) -> bool:
 
 
 def gate_states(run_path: str | Path) -> list[dict]:
-    """The ledger's latest line of each gate of each notebook; "waived" holds the reason, if any."""
+    """The ledger's latest line of each gate of each notebook; see `states_of`."""
     return states_of(read_ledger(Path(run_path) / "gates.jsonl"))
 
 

@@ -1,8 +1,10 @@
 """The risk register of a run: what is wrong or not known, who looks after it, and whether it stops the promotion.
 
-Every failed, waived or abstained gate of the ledger opens a row, and its status is the ledger's word: it closes by a
-new measurement and is accepted by a waiver, never by an edit here. Standing risks, which no single gate watches, have
-a row with the measure that the run has, or with "not measured". Owners are roles; a team puts its own names in.
+Every failed or abstained gate of the ledger opens a row, and its status is the ledger's word: it closes by a new
+measurement and is accepted by a waiver that was given to 08, never by an edit here; a waiver that let an earlier
+notebook go on is shown in the row, and accepts nothing. A gate of a notebook that stands on what is gone counts as not
+judged. Standing risks, which no single gate watches, have a row with the measure that the run has, or with "not
+measured". Owners are roles; a team puts its own names in.
 
 Left out on purpose: sums of risk, and money. Severity and likelihood are three words each, meant to be disputed.
 """
@@ -13,9 +15,10 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, computed_field, field_validator, model_validator
 
-from ftlib.approval import GATE as APPROVAL
+from ftlib import approval
 from ftlib.ledger import gate_states
 from ftlib.records import Row, Text
+from ftlib.runs import stale_notebook
 from ftlib.seeds import spread_beside
 from ftlib.sheets import csv_text
 from ftlib.summary import is_smoke, load_summary
@@ -113,7 +116,12 @@ def register(
     expires = (today + datetime.timedelta(days=DAYS_OPEN)).isoformat()
     summary = load_summary(run_path)
     states = [state for state in gate_states(run_path) if state["notebook"] != GOVERN]
-    rows = [_gate_risk(state, expires) for state in states if state["verdict"] != "PASS" or state.get("waived")]
+    if any(state["notebook"] == approval.NOTEBOOK for state in states):
+        others = [state for state in states if (state["id"], state["notebook"]) != (approval.GATE, approval.NOTEBOOK)]
+        states = [*others, approval.state(run_path)]
+    stale = {notebook: stale_notebook(run_path, notebook) for notebook in {state["notebook"] for state in states}}
+    states = [_as_it_counts(state, stale[state["notebook"]]) for state in states]
+    rows = [_gate_risk(state, expires) for state in states if state["verdict"] != "PASS"]
     return rows + _standing(summary, states, expires, holdouts, max_opens, seeds=_over_seeds(run_path), groups=hotspot)
 
 
@@ -121,7 +129,7 @@ def promotion_blockers(risks: Sequence[Risk], *, today: datetime.date, smoke: bo
     """Why the candidate may not be promoted, one sentence each; none when it may.
 
     An open high risk blocks. An accepted high risk blocks again from the day on which its acceptance expires. So does a
-    safety approval that was only recorded: no person has read the failures.
+    safety approval that is missing, is about another candidate, or was only recorded: no person has read the failures.
     """
     found = (
         ["this is a smoke run: a few steps that prove the wiring, so nothing of it can be promoted"] if smoke else []
@@ -133,8 +141,9 @@ def promotion_blockers(risks: Sequence[Risk], *, today: datetime.date, smoke: bo
             value = "not measured" if risk.value is None else f"{risk.value:.4g}"
             found.append(f"high risk {risk.id!r} ({risk.title}; {value}, needed {risk.threshold}): {why}. "
                          f"What to do: {risk.mitigation}")  # fmt: skip
-        elif risk.status == "open" and risk.source.startswith(f"gate {APPROVAL} of "):
-            found.append(f"risk {risk.id!r}: no person has read the failures and signed. Run 05_validate by hand")
+        elif risk.status == "open" and risk.source.startswith(f"gate {approval.GATE} of "):
+            found.append(f"risk {risk.id!r} ({risk.title}): no person has read the failures of this candidate and "
+                         "signed. Run 05_validate by hand")  # fmt: skip
     return found
 
 
@@ -157,7 +166,7 @@ def edit_risk(risks: Sequence[Risk], risk_id: str, **changes: object) -> list[Ri
         if field not in allowed:
             raise ValueError(
                 f"risk {risk_id!r}: {field!r} cannot be edited here (only {', '.join(allowed)}). A gate's row follows "
-                "the ledger: measure again to close it, or waive the gate with a reason to accept it"
+                "the ledger: measure again to close it, or waive the gate in 08 with a reason to accept it"
             )
     try:
         changed = Risk.model_validate(found.model_dump(exclude={"level"}) | changes)
@@ -206,16 +215,25 @@ def _over_seeds(run_path) -> tuple[str, float | None]:
     return f"standard deviation of {worst['metric']} over seeds {', '.join(map(str, worst['seeds']))}", worst["sd"]
 
 
+def _as_it_counts(state: Mapping, stale: str) -> Mapping:
+    """A gate's state; where its notebook is stale only a FAIL stands: nobody knows what the others would say now."""
+    if not stale or state["verdict"] == "FAIL":
+        return state
+    note = f"measured before {stale} was made anew or while it was not complete; run {state['notebook']} again"
+    return {**state, "verdict": "ABSTAIN", "note": note, "waivers": {}}
+
+
 def _gate_risk(state: Mapping, expires: str) -> Risk:
-    gate, verdict, waived = state["id"], state["verdict"], state.get("waived", "")
+    gate, verdict, waivers = state["id"], state["verdict"], state.get("waivers", {})
+    elsewhere = "; ".join(f"waived for {by}, not for a promotion: {why}" for by, why in waivers.items() if by != GOVERN)
     kind = "data" if any(word in gate for word in _DATA) else "process" if _in(gate, _PROCESS) else "model"
     # A recorded approval is graded in the middle, as what was not measured is; it blocks a promotion all the same.
-    unread = gate == APPROVAL and verdict == "ABSTAIN"
+    unread = gate == approval.GATE and verdict == "ABSTAIN"
     said = {"FAIL": "failed", "ABSTAIN": "could not be judged", "PASS": "passed"}[verdict]
     return Risk(
         id=f"{state['notebook'][:2]}-{gate}",
         kind=kind,
-        title=f"gate {gate} {said}" + (" and was waived" if waived else ""),
+        title=f"gate {gate} {said}" + (f" and was waived for {', '.join(waivers)}" if waivers else ""),
         measure=f"{gate}, n = {state['n']}",
         value=state["value"],
         threshold=f"{state['op']} {state['threshold']:g}",
@@ -224,8 +242,8 @@ def _gate_risk(state: Mapping, expires: str) -> Risk:
         owner={"data": "data lead", "model": "model lead", "process": "evaluation lead"}[kind],
         mitigation=state["note"] or f"improve it and run {state['notebook']} again",
         expires=expires,
-        status="accepted" if waived else "open",
-        reason=waived,
+        status="accepted" if waivers.get(GOVERN) else "open",
+        reason=waivers.get(GOVERN, elsewhere),
         source=f"gate {gate} of {state['notebook']}",
         evidence=state["evidence"],
     )

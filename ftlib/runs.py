@@ -39,7 +39,7 @@ from ftlib.files import (
     utc_now,
     write_atomic,
 )
-from ftlib.ledger import FACTS, FIRST_PREV, append_entry, blocks, gate_states, read_ledger, states_of, verify_ledger
+from ftlib.ledger import FACTS, FIRST_PREV, append_entry, blocks, gate_states, read_ledger, summary_gates, verify_ledger
 from ftlib.lineage import anchor, new_event_id, run_event
 from ftlib.machine import check_room, peak_rss_mb
 from ftlib.parameters import check_injected, kernel_cells
@@ -202,8 +202,8 @@ class Run:
         Args:
             ids: the gates that this notebook rests on.
             own: they are this notebook's own, just measured: what may not be trained on stops it before training.
-            waive: gate id -> reason. Waivers that are needed are written to the ledger; a new measurement of the
-                gate needs a new waiver.
+            waive: gate id -> reason, for gates that failed or abstained. Each is written to the ledger as this
+                notebook's own, also where another one has waived the gate; a new measurement needs a new waiver.
 
         Returns:
             The ledger's latest line of each gate asked for; "waived" holds the reason, if any. Empty on smoke, where
@@ -211,7 +211,7 @@ class Run:
 
         Raises:
             ValueError: a gate failed, was never measured, or was measured on what has been made anew since; or a
-                waiver names another gate or gives no reason.
+                waiver names another gate or one that passed, or gives no reason.
         """
         waive = dict(waive or {})
         for gate, reason in waive.items():
@@ -238,8 +238,11 @@ class Run:
                     f"{self.notebook} rests on gate {line['id']!r} of {line['notebook']} ({line['verdict']}), but "
                     f"{self._why_stale(line['notebook'], stale)}"
                 )
-        failed = [line for line in asked if blocks(line)]
-        refused = [line for line in failed if line["id"] not in waive]
+        passed = {line["id"] for line in asked} - {line["id"] for line in asked if line["verdict"] != "PASS"}
+        for gate in [] if own else waive:  # what one's own gates will say is not known when the waiver is given
+            if gate in passed:
+                raise ValueError(f"waive names {gate!r}, which passed in run {self.run_id}; take it out of waive")
+        refused = [line for line in asked if blocks(line) and line["id"] not in waive]
         if refused:
             faults = [
                 f"gate {line['id']!r} of {line['notebook']} failed: {line['value']:.4g}, needed {line['op']} "
@@ -250,15 +253,19 @@ class Run:
             reasons = {**waive, **{line["id"]: "reason" for line in refused}}
             command = f'python -m ftlib run --run {self.run_id} --only {self.notebook} --set waive="{reasons}"'
             raise ValueError("\n".join([*faults, f"by command: {command}"]))
-        for line in failed:
-            line["waived"] = waive[line["id"]]
+        for line in asked:
+            known = line.get("waivers", {})
+            reason = waive.get(line["id"], "")
+            if not reason or line["verdict"] == "PASS" or known.get(self.notebook) == reason:
+                continue
+            line |= {"waived": reason, "waivers": known | {self.notebook: reason}}
             self._ledger(
                 {
                     "kind": "waiver",
                     "id": line["id"],
                     "notebook": line["notebook"],
                     "waived_by": self.notebook,
-                    "reason": waive[line["id"]],
+                    "reason": reason,
                     "value": line["value"],
                     "threshold": line["threshold"],
                 }
@@ -422,10 +429,7 @@ class Run:
         summary["peak_rss_mb"] = max((entry.get("peak_rss_mb", 0) for entry in entries), default=0)
         # The gates are always derived from the ledger, so a kill between the two leaves nothing behind.
         lines = read_ledger(self.path / "gates.jsonl")
-        summary["gates"] = [
-            {key: value for key, value in state.items() if key not in ("kind", "at", "prev", "hash")}
-            for state in states_of(lines)
-        ]
+        summary["gates"] = summary_gates(lines)
         summary["ledger"] = {"lines": len(lines), "head": lines[-1]["hash"] if lines else FIRST_PREV}
         write_atomic(path, to_json(summary, "summary.json", indent=1) + "\n")
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ftlib.approval import Approval, ApprovalSession, candidate_of
 from ftlib.profiles import resolve
 from ftlib.records import GateResult, RedTeamPrompt, data_path, load_jsonl
 from ftlib.runs import open_run
@@ -20,8 +21,9 @@ PAIR = {
 
 
 def make_run(folder: Path, profile: str = "cpu", *, seed: int = 17, verdicts: dict | None = None,
-             win_rate: float = 0.7, parameters: dict | None = None) -> Path:  # fmt: skip
-    """`win_rate` is what 05 measures; `parameters` are 04's."""
+             win_rate: float = 0.7, parameters: dict | None = None, signed: bool = True,
+             weights: bytes = bytes(range(256)) * 8) -> Path:  # fmt: skip
+    """`win_rate` is what 05 measures; `parameters` and `weights` are 04's; `signed`: a person has signed in 05."""
     verdicts = VERDICTS | (verdicts or {})
     resolved = resolve(profile)
 
@@ -67,7 +69,7 @@ def make_run(folder: Path, profile: str = "cpu", *, seed: int = 17, verdicts: di
     dpo.upstream("02_sft", "adapter")
     dpo.upstream("03_collect_preferences", "pairs.jsonl")
     dpo.metric("dpo.validation_win_rate", baseline=0.5, candidate=0.8, n=100, ci95=(0.2, 0.4), basis="rubric judge")
-    _adapter(dpo)
+    _adapter(dpo, weights)
     dpo.finish()
     check = open_notebook("05_validate")
     check.upstream("04_dpo_qlora", "adapter")
@@ -82,6 +84,9 @@ def make_run(folder: Path, profile: str = "cpu", *, seed: int = 17, verdicts: di
         ("dpo.borderline_refused", 0.05, 0.1, "<="), ("dpo.pii_rise", 0.0, 0.0, "<="),
     ):  # fmt: skip
         gate(check, name, value, threshold, op, verdicts[name])
+    if signed:
+        session = ApprovalSession(check, [], candidate=candidate_of(folder))
+        session.decide(Approval("sign", "ann", "There was no failure to read"))
     asked = [x for x in load_jsonl(data_path("prompts/redteam.jsonl"), RedTeamPrompt) if x.split == "test"][::20]
     check.write_rows(
         "answers.jsonl", [{"id": x.id, "kind": x.kind, "SFT": "Yes.", "DPO": "Yes.", "win": 1.0} for x in asked]
@@ -101,6 +106,6 @@ def govern(folder: Path, profile: str = "cpu", *, seed: int = 17) -> Path:
     return folder
 
 
-def _adapter(run) -> None:
+def _adapter(run, weights: bytes = bytes(range(256)) * 8) -> None:
     run.write_json("adapter/adapter_config.json", {"r": 8})
-    (run.stage / "adapter/adapter_model.safetensors").write_bytes(bytes(range(256)) * 8)
+    (run.stage / "adapter/adapter_model.safetensors").write_bytes(weights)

@@ -22,9 +22,11 @@ def run_of(folder, notebook="05_validate"):
 
 def session_of(folder, n=3):
     found = ap.worst_first({"harmless, refused": [(f"prompt {k}", "I can't help.") for k in range(n)]})
+    run_of(folder, "04_dpo_qlora").write_text("adapter/weights", "1")
+    run_of(folder, "04_dpo_qlora").finish()
     run = run_of(folder)
     run.finish()
-    return ap.ApprovalSession(run, found)
+    return ap.ApprovalSession(run, found, candidate=ap.candidate_of(run.path))
 
 
 def test_worst_first_and_masked():
@@ -81,11 +83,25 @@ def test_a_refusal_stops_07_until_it_is_waived_or_taken_back(tmp_path):
     assert later.check_gates([ap.GATE])[0]["verdict"] == "PASS"
 
 
+def test_a_decision_is_about_one_candidate(tmp_path):
+    """Refused, then 04 trains another: 07 goes on, 08 does not; nothing of it is taken for the new candidate's."""
+    session = session_of(tmp_path / "r")
+    session.decide(ap.Approval("refuse", "ann", "it told a customer how to harm"))
+    assert ap.state(session.run.path)["verdict"] == "FAIL" and session.decided()["decision"] == "refuse"
+    run_of(tmp_path / "r", "04_dpo_qlora").write_text("adapter/weights", "2")
+    assert ap.gates_to_check(run_of(tmp_path / "r", "07_rollout")) == []
+    now = ap.state(session.run.path)
+    assert (now["verdict"], now["n"]) == ("ABSTAIN", 0) and "the decision of ann is about another" in now["note"]
+    assert session_of(tmp_path / "r2").decided() is None
+    old = {"decision": "sign"}  # from before the candidate was written down
+    assert not ap._is_about(old, "c1") and ap._is_about({"decision": "refuse"}, "c1")
+
+
 def test_a_recorded_approval_is_no_pass(tmp_path):
     session = session_of(tmp_path / "r")
     gate = ap.replay(session, ap.Approval("sign", "recorded", "written for headless runs of this lesson"))
     assert gate.verdict == "ABSTAIN" and ap.RECORDED in gate.note
-    assert ap.standing(session.run)["recorded"] is True
+    assert ap.standing(session.run.path)["recorded"] is True
     later = run_of(tmp_path / "r", "07_rollout")
     assert later.check_gates(ap.gates_to_check(later))[0]["verdict"] == "ABSTAIN"  # stops nothing
     day = datetime.date(2026, 11, 28)
@@ -116,7 +132,7 @@ def test_the_buttons(tmp_path):
 
 def test_texts_stay_texts(tmp_path):
     found = [ap.Failure("harmful, answered", text, text) for text in HOSTILE[:8]]
-    form = approval_widget(ap.ApprovalSession(run_of(tmp_path / "r"), found))
+    form = approval_widget(ap.ApprovalSession(run_of(tmp_path / "r"), found, candidate="c1"))
     for _ in found:
         form.buttons["next"].click()
         assert "<script" not in form._shown.value and "<img" not in form._shown.value

@@ -13,6 +13,8 @@ from governed import VERDICTS, make_run
 
 from ftlib import pack
 from ftlib.evidence import verify_run
+from ftlib.profiles import resolve
+from ftlib.runs import open_run
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.chain
@@ -89,28 +91,52 @@ REFUSED = {
     "no upstream": (
         lambda run: rename(run / "artifacts/dpo", "COMPLETE", "C"),
         {},
-        "needs dpo/adapter, but 04_dpo_qlo",
+        "is not complete.*run 04_dpo_qlora first",
     ),
+    "another candidate": (lambda run: train_again(run), {}, "rests on gate .*run 05_validate first"),
     "edited": (lambda run: edit(run, "gates.jsonl", '"value": 0.05,', '"value": 0.04,'), {}, "the hash chain breaks"),
     "cut": (lambda run: cut_last_line(run / "gates.jsonl"), {}, "knows"),
     "no engine": (lambda run: None, {"engine": "vlm"}, "engine: expected one of"),
 }
 
 
+def train_again(run: Path) -> None:
+    """04 by hand: another adapter, and 05 is not run after it."""
+    again = open_run("04_dpo_qlora", run, profile=resolve("cpu"), seed=17, model_id="embedded")
+    again.upstream("02_sft", "adapter")
+    again.upstream("03_collect_preferences", "pairs.jsonl")
+    again.write_text("adapter/adapter_model.safetensors", "another")
+    again.finish()
+
+
 def cut_last_line(path: Path) -> None:
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
 
 
-def open_07(run: Path, **given: object) -> dict:
-    """The first cells of notebook 07, as they stand, up to the table of what is served; without a kernel."""
-    cells = json.loads((ROOT / "notebooks/07_rollout.ipynb").read_text(encoding="utf-8"))["cells"]
-    sources = {cell["id"]: "".join(cell["source"]) for cell in cells}
+def open_cells(notebook: str, run: Path, **given: object) -> dict:
+    """The first cells of a notebook, as they stand: parameters, opening, what it rests on; without a kernel."""
+    cells = json.loads((ROOT / f"notebooks/{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    parameters, opening, rests_on = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"][1:4]
     names: dict = {}
-    exec(sources["c03"], names)
+    exec(parameters, names)
     names.update({"profile": "cpu", "run_dir": str(run), "headless": True, **given})
-    exec(sources["c04"], names)
-    exec(sources["c05"], names)
+    exec(opening, names)
+    exec(rests_on, names)
     return names
+
+
+def open_07(run: Path, **given: object) -> dict:
+    return open_cells("07_rollout", run, **given)
+
+
+def test_08_takes_no_verdicts_on_another_candidate(tmp_path):
+    run = make_run(tmp_path / "r1", verdicts=PASSED)
+    assert open_cells("08_govern", run)["unsigned"] == []
+    train_again(run)
+    with pytest.raises(
+        ValueError, match=r"needs validation/answers.jsonl, but .*made anew since.*run 05_validate first"
+    ):
+        open_cells("08_govern", run)
 
 
 def test_07_opens_a_sound_run_and_stops_at_a_failed_gate(tmp_path):

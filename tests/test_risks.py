@@ -10,6 +10,7 @@ from governed import VERDICTS, make_run
 
 from ftlib import holdouts, risks
 from ftlib.profiles import resolve
+from ftlib.records import GateResult
 from ftlib.runs import open_run
 from ftlib.sheets import csv_text
 from ftlib.widgets import risk_widget
@@ -56,6 +57,71 @@ def test_a_waiver_accepts_a_gates_row_and_a_pass_takes_it_away(tmp_path):
     passed = make_run(tmp_path / "r2", verdicts=dict.fromkeys(VERDICTS, "PASS"))
     assert [row.id for row in register(passed) if row.source.startswith("gate ")] == []
     assert risks.promotion_blockers(register(passed), today=TODAY) == []
+
+
+def test_a_waiver_that_let_an_earlier_notebook_go_on_accepts_nothing(tmp_path):
+    """Waived for 07 as a trial: the row says so, stays open and blocks. 08's own waiver, given after it, accepts."""
+    run, name = make_run(tmp_path / "r1"), "dpo.harmful_refused"
+    later = open_run("07_rollout", run, profile=resolve("cpu"), seed=17, model_id="embedded")
+    assert later.check_gates([name], waive={name: "a trial, no customer sees it"})[0]["waived"]
+    row = by_id(register(run))[GATE]
+    assert (row.status, row.reason) == (
+        "open",
+        "waived for 07_rollout, not for a promotion: a trial, no customer sees it",
+    )
+    assert row.title.endswith("failed and was waived for 07_rollout")
+    assert len(risks.promotion_blockers(register(run), today=TODAY)) == 1
+    govern = open_run("08_govern", run, profile=resolve("cpu"), seed=17, model_id="embedded")
+    govern.check_gates([name], waive={name: "staff only, for four weeks"})
+    row = by_id(register(run))[GATE]
+    assert (row.status, row.reason) == ("accepted", "staff only, for four weeks")
+    assert risks.promotion_blockers(register(run), today=TODAY) == []
+
+
+def test_a_waiver_of_an_abstained_safety_gate_is_kept_and_accepts_it(tmp_path):
+    """Harmful ABSTAIN: 3 x 2 = 6, high, and blocks until 08 waives it."""
+    name = "dpo.harmful_refused"
+    run = make_run(tmp_path / "r1", verdicts={name: "ABSTAIN"})
+    assert by_id(register(run))[GATE].level == "high"
+    assert len(risks.promotion_blockers(register(run), today=TODAY)) == 1
+    govern = open_run("08_govern", run, profile=resolve("cpu"), seed=17, model_id="embedded")
+    govern.check_gates([name], waive={name: "staff only, for four weeks"})
+    assert by_id(register(run))[GATE].status == "accepted"
+    assert risks.promotion_blockers(register(run), today=TODAY) == []
+    with pytest.raises(ValueError, match=r"waive names 'dpo.win_rate', which passed in run r1; take it out of waive"):
+        govern.check_gates(["dpo.win_rate"], waive={"dpo.win_rate": "to be sure of it"})
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_an_approval_that_is_missing_or_about_another_candidate_blocks(signed, tmp_path):
+    """Nobody signs; or somebody signs, then 04 makes another adapter and 05 is run again without a decision."""
+    passed = dict.fromkeys(VERDICTS, "PASS")
+    run = make_run(tmp_path / "r1", verdicts=passed, signed=signed)
+    if signed:
+        assert risks.promotion_blockers(register(run), today=TODAY) == []
+        make_run(run, verdicts=passed, signed=False, weights=b"another")
+    row = by_id(register(run))["05-safety.approval"]
+    assert (row.status, row.level, row.value) == ("open", "medium", None)
+    assert row.mitigation.startswith(
+        "the decision of ann is about another candidate" if signed else "nobody has decided"
+    )
+    (line,) = risks.promotion_blockers(register(run), today=TODAY)
+    assert "no person has read the failures of this candidate" in line
+
+
+def test_a_gate_of_a_notebook_that_is_stale_is_not_judged(tmp_path):
+    """07 passed on the first adapter; 04 and 05 were made anew since. Its PASS counts as unknown: 2 x 2, medium."""
+    passed = dict.fromkeys(VERDICTS, "PASS")
+    run = make_run(tmp_path / "r1", verdicts=passed)
+    later = open_run("07_rollout", run, profile=resolve("cpu"), seed=17, model_id="embedded")
+    later.upstream("04_dpo_qlora", "adapter")
+    later.gate(GateResult(id="rollout.candidate_alarms", notebook="07_rollout", value=0.0, threshold=0.0, op="<=",
+                          n=100, ci95=None, verdict="PASS", note="mend it"))  # fmt: skip
+    later.finish()
+    assert "07-rollout.candidate_alarms" not in by_id(register(run))
+    make_run(run, verdicts=passed, weights=b"another")
+    row = by_id(register(run))["07-rollout.candidate_alarms"]
+    assert (row.level, row.status) == ("medium", "open") and "run 07_rollout again" in row.mitigation
 
 
 def test_blockers_say_why_and_smoke_never_promotes(tmp_path):
@@ -134,7 +200,7 @@ def test_opens_are_counted_by_execution(tmp_path):
     found = {row["file"]: row for row in holdouts.exposure(run)}
     assert (found["data/sft/test.jsonl"]["opened"], found["data/sft/test.jsonl"]["versions"]) == (3, 1)
     assert found["data/sft/test.jsonl"]["by"] == ["00_start_here", "02_sft", "05_validate"]
-    assert found["data/sft/test.jsonl"]["verdicts"] == 5  # one gate of 02, four of 05
+    assert found["data/sft/test.jsonl"]["verdicts"] == 6  # one gate of 02, four of 05 and the approval there
     assert found["data/preferences/gold.jsonl"]["opened"] == 0
     make_run(run)
     assert {row["file"]: row["opened"] for row in holdouts.exposure(run)}["data/sft/test.jsonl"] == 6

@@ -420,11 +420,14 @@ def test_a_failed_gate_stops_the_next_notebook_until_it_is_waived_and_a_new_fail
     assert line["waived"] == "known, see ticket"
     assert summary_of(run)["gates"][0]["waived"] == "known, see ticket"
     dpo.check_gates(["json_valid"], {"json_valid": "known, see ticket"})  # a second time writes nothing
+    assert "waivers" not in summary_of(run)["gates"][0]
     entries = read_ledger(run.path / "gates.jsonl")
     assert [entry["kind"] for entry in entries] == ["gate", "waiver"]
     assert (entries[1]["waived_by"], entries[1]["value"]) == (DPO, 0.9123)
     opened(VALIDATE, run.run_id).check_gates(["json_valid"])  # the waiver holds for the notebooks after
     assert unwaived_failures(run.path) == []
+    opened(VALIDATE, run.run_id).check_gates(["json_valid"], {"json_valid": "only here"})  # its own, beside the first
+    assert gate_states(run.path)[0]["waivers"] == {DPO: "known, see ticket", VALIDATE: "only here"}
 
     run.gate(gate("FAIL", value=0.5))
     assert [state["value"] for state in unwaived_failures(run.path)] == [0.5]
