@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from ftlib import gates
 from ftlib.files import read_json
 from ftlib.ledger import read_ledger
 from ftlib.lineage import read_events, versions
@@ -25,16 +26,32 @@ EVALUATION_FILES = {
     "data/prompts/production.jsonl": "held-out clusters (split test), beside train and validation",
     "data/preferences/gold.jsonl": "hidden gold items that check raters, beside those that train them",
 }
-# The score that choices were made on, and the one of the prompts that were opened last.
-PUBLIC_AND_HIDDEN = {"win-rate of DPO": ("dpo.validation_win_rate", "dpo.win_rate")}
+# These read the two prompt files for their train and validation rows only; any other notebook counts as an opening of
+# the test split, one that is not known here too.
+_NOT_THE_TEST_SPLIT = (
+    "03_collect_preferences", "03b_how_many_pairs", "04_dpo_qlora", "04a_break_it_on_purpose", "04b_losses_compared",
+    "07_rollout",
+)  # fmt: skip
+_SPLIT_FILES = ("data/prompts/redteam.jsonl", "data/prompts/production.jsonl")
+# The score that choices were made on, and the one of the items that were opened last.
+PUBLIC_AND_HIDDEN = {
+    "win-rate of DPO": ("dpo.validation_win_rate", "dpo.win_rate"),
+    "success of RFT": ("rft.task_success", "rft.hidden_success"),
+}
+
+_SHARES = ("rft.task_success", "rft.hidden_success")  # of cases, 0 or 1 each
 
 
 def exposure(run_path: str | Path) -> list[dict]:
     """A row for each evaluation file: executions that opened it, by which notebooks, and verdicts given there.
 
+    What a run has sealed itself, such as 06's case families, is counted by the ledger's lines that say "opened". The
+    known red-team sets are read from packages, and leave no line.
+
     Returns:
-        Rows {"file", "holds", "opened", "by", "verdicts", "versions"}; "verdicts" counts ledger lines of gates that
-        the notebooks which opened the file have written, "versions" counts different contents that were seen.
+        Rows {"file", "holds", "opened", "by", "verdicts", "versions"}; "opened" leaves out notebooks that read other
+        splits of the file only, "verdicts" counts ledger lines of gates that the notebooks which opened the file have
+        written, "versions" counts different contents that were seen.
 
     Raises:
         ValueError: the ledger or the lineage cannot be read.
@@ -43,9 +60,12 @@ def exposure(run_path: str | Path) -> list[dict]:
     seen: dict[str, dict[str, tuple[str, str]]] = {name: {} for name in EVALUATION_FILES}
     for event in read_events(run_path / "lineage.jsonl"):
         for name, digest in versions(event["inputs"]).items():
+            if name in _SPLIT_FILES and event["job"]["name"] in _NOT_THE_TEST_SPLIT:
+                continue
             if name in seen:  # START and COMPLETE of one execution carry one run id, and count once
                 seen[name][event["run"]["runId"]] = (event["job"]["name"], digest)
-    gates = [line["notebook"] for line in read_ledger(run_path / "gates.jsonl") if line["kind"] == "gate"]
+    lines = read_ledger(run_path / "gates.jsonl")
+    verdicts = [line["notebook"] for line in lines if line["kind"] == "gate"]
     rows = []
     for name, holds in EVALUATION_FILES.items():
         jobs = sorted({job for job, _ in seen[name].values()})
@@ -55,8 +75,23 @@ def exposure(run_path: str | Path) -> list[dict]:
                 "holds": holds,
                 "opened": len(seen[name]),
                 "by": jobs,
-                "verdicts": sum(gate in jobs for gate in gates),
+                "verdicts": sum(notebook in jobs for notebook in verdicts),
                 "versions": len({digest for _, digest in seen[name].values()}),
+            }
+        )
+    counted = {digest for opens in seen.values() for _, digest in opens.values()}
+    opened = [line for line in lines if line["kind"] == "opened" and line["sha256"] not in counted]
+    for seal in dict.fromkeys(line["id"] for line in opened):
+        mine = [line for line in opened if line["id"] == seal]
+        jobs = sorted({line["notebook"] for line in mine})
+        rows.append(
+            {
+                "file": mine[-1]["file"],
+                "holds": f"sealed in this run ({seal}); openings by the ledger",
+                "opened": len(mine),
+                "by": jobs,
+                "verdicts": sum(notebook in jobs for notebook in verdicts),
+                "versions": len({line["sha256"] for line in mine}),
             }
         )
     return rows
@@ -74,7 +109,7 @@ def public_gap(run_path: str | Path) -> list[dict]:
         public, hidden = (metrics.get(name) for name in names)
         row = {"score": score, "public": None, "hidden": None, "gap": None, "ci95": None, "n": None, "note": ""}
         if public and hidden and public["ci95"] and hidden["ci95"]:
-            gap, ends = difference_of_two(*(_value_with_ends(one) for one in (public, hidden)))
+            gap, ends = difference_of_two(_value_with_ends(names[0], public), _value_with_ends(names[1], hidden))
             row |= {"public": public["candidate"], "hidden": hidden["candidate"], "gap": gap, "ci95": ends}
             row |= {"n": [public["n"], hidden["n"]], "note": f"{names[0]} against {names[1]}"}
         else:
@@ -111,7 +146,14 @@ def difference_of_two(
     return gap, (gap - math.hypot(p - p_low, q_high - q), gap + math.hypot(p_high - p, q - q_low))
 
 
-def _value_with_ends(metric: Mapping) -> tuple[float, float, float]:
-    """The candidate with its own interval: the baseline of a win-rate is the constant one half."""
+def _value_with_ends(name: str, metric: Mapping) -> tuple[float, float, float]:
+    """The candidate with its own interval.
+
+    The baseline of a win-rate is the constant one half, so the interval of the difference is the candidate's own. That
+    of a share of cases is of two models, paired: here the candidate's share has Wilson's.
+    """
+    if name in _SHARES:
+        ends = gates.wilson(round(metric["candidate"] * metric["n"]), metric["n"])
+        return metric["candidate"], ends.low, ends.high
     low, high = metric["ci95"]
     return metric["candidate"], metric["baseline"] + low, metric["baseline"] + high

@@ -32,6 +32,7 @@ COLUMNS = (
 )  # fmt: skip
 BY_HAND = ("owner", "mitigation", "expires")  # of any row
 OF_STANDING = ("severity", "likelihood", "status", "reason")  # of standing rows only
+_GRADED = ("severity", "likelihood", "status")  # what decides whether a row blocks
 # What a failure of these costs is more than a poor answer.
 _SAFETY = ("harmful", "pii", "jailbreak", "toxicity", "safety", "leakage")
 _DATA = ("dup", "leak", "pairs", "agreement", "synthetic", "preferences")
@@ -156,7 +157,8 @@ def edit_risk(risks: Sequence[Risk], risk_id: str, **changes: object) -> list[Ri
     """A new register with one row changed by hand.
 
     Raises:
-        ValueError: no such row, a field that may not be edited there, or a value that does not fit.
+        ValueError: no such row, a field that may not be edited there, a value that does not fit, or a grade or status
+            that was changed without a reason.
     """
     found = next((risk for risk in risks if risk.id == risk_id), None)
     if found is None:
@@ -170,6 +172,11 @@ def edit_risk(risks: Sequence[Risk], risk_id: str, **changes: object) -> list[Ri
             )
     try:
         changed = Risk.model_validate(found.model_dump(exclude={"level"}) | changes)
+        if not changed.reason.strip() and any(getattr(changed, name) != getattr(found, name) for name in _GRADED):
+            raise ValueError(
+                f"risk {risk_id!r}: severity, likelihood or status by hand needs a reason in words; it can lift what "
+                "blocks a promotion, so say why"
+            )
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ".".join(map(str, fault["loc"])) or "row"
@@ -185,7 +192,8 @@ def keep_edits(fresh: Sequence[Risk], kept: Sequence[Risk]) -> list[Risk]:
         old = known.get(risk.id)
         if old is None or (old.value, old.threshold, old.source) != (risk.value, risk.threshold, risk.source):
             continue  # measured anew: what was said about the old number does not count for the new one
-        merged = edit_risk(merged, risk.id, **{field: getattr(old, field) for field in editable(risk)})
+        fields = [field for field in editable(risk) if field in BY_HAND or old.reason.strip()]
+        merged = edit_risk(merged, risk.id, **{field: getattr(old, field) for field in fields})
     return merged
 
 
@@ -269,8 +277,9 @@ def _standing(
         return metrics[name]["candidate"] if name in metrics else None
 
     def row(risk_id: str, kind: str, title: str, measure: str, value: float | None, op: Literal["<=", ">="],
-            need: float, owner: str, mitigation: str) -> Risk:  # fmt: skip
+            need: float, owner: str, mitigation: str, *, shown: bool = True) -> Risk:  # fmt: skip
         good = None if value is None else value >= need if op == ">=" else value <= need
+        good = None if good and not shown else good  # a number that could only be good says nothing where it is
         # Not measured is graded in the middle: unknown is not unlikely.
         return Risk(
             id=risk_id, kind=kind, title=title, measure=measure if value is not None else f"{measure} (not measured)",
@@ -280,14 +289,16 @@ def _standing(
         )  # fmt: skip
 
     alpha, over = candidate("preferences.agreement_alpha"), candidate("dpo.borderline_refused")
+    simulated = "simulated" in metrics.get("preferences.agreement_alpha", {}).get("basis", "")
     opens = max((row["opened"] for row in holdouts), default=None)
     # A reward is hacked where it rises and the success that is checked apart from it does not.
     above = next((state["value"] for state in states if state["id"] == "rft.above_constant"), None)
     opens = None if opens is None else float(opens)
     return [
         row("standing-annotator-drift", "data", "raters drift apart or away from the rubric",
-            "agreement between raters (alpha)", alpha, ">=", 0.4, "data lead",
-            "calibrate on the gold items again, every two weeks"),
+            "agreement between raters (alpha)" + (", simulated votes: they cannot drift" if simulated else ""),
+            alpha, ">=", 0.4, "data lead", "let people rate, and calibrate on the gold items every two weeks",
+            shown=not simulated),
         row("standing-bias-hotspots", "data", "one group of customers or topics is served worse",
             *groups, "<=", 0.1, "data lead",
             "write training rows for that group; measure on at least 100 items of each"),

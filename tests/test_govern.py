@@ -11,7 +11,7 @@ import icalendar
 import pytest
 from governed import VERDICTS, make_run
 
-from ftlib import pack
+from ftlib import pack, roadmap
 from ftlib.evidence import verify_run
 from ftlib.profiles import resolve
 from ftlib.runs import open_run
@@ -107,6 +107,18 @@ def train_again(run: Path) -> None:
     again.upstream("03_collect_preferences", "pairs.jsonl")
     again.write_text("adapter/adapter_model.safetensors", "another")
     again.finish()
+
+
+def test_what_a_failed_gate_costs_is_shown_where_it_was_waived():
+    """The cell of 08 that compares plans, over a gate that failed and was waived."""
+    cells = json.loads((ROOT / "notebooks/08_govern.ipynb").read_text(encoding="utf-8"))["cells"]
+    (source,) = [text for text in ("".join(c["source"]) for c in cells) if "one more failed gate cost" in text]
+    state = {"id": "dpo.win_rate", "notebook": "05_validate", "verdict": "FAIL", "note": "better pairs", "waived": "x"}
+    names = {"states": [state], "scorecard": {"path": ["sft", "dpo"]}, "roadmap": roadmap, "minutes": {},
+             "team": roadmap.Team(2, 40, "2027-01-04"), "table": lambda rows, **_: rows}  # fmt: skip
+    exec(source, names)
+    passed, failed, as_it_is = (row["tasks"] for row in names["moved"])
+    assert (failed - passed, as_it_is - passed) == (1, 0)  # its rework; this run's waiver leaves it out
 
 
 def cut_last_line(path: Path) -> None:

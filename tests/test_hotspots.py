@@ -64,6 +64,37 @@ def test_too_few_items_are_said_to_be_too_few_and_many_show_that_groups_are_alik
     assert hotspots.largest([]) == ("largest gap between groups", None)
 
 
+def row(low, gap, high, group="a"):
+    return {"fault": "harmful answered", "group": group, "n": 20, "gap": gap, "low": low, "high": high}
+
+
+@pytest.mark.parametrize(
+    ("rows", "value", "words"),
+    [
+        ([row(0.02, 0.35, 0.55)], 0.35, "above the rest, shown; between 0.02 and 0.55"),  # not its lower end
+        ([row(0.12, 0.35, 0.55)], 0.12, "by at least this"),
+        ([row(0.02, 0.08, 0.14)], None, "above the rest is shown; too few items: a (n = 20) may be 0.14 above"),
+        ([row(0.02, 0.05, 0.08), row(-0.2, 0.1, 0.4, "b")], None, "too few items: b (n = 20) may be 0.40 above"),
+        ([row(0.01, 0.05, 0.09)], 0.09, "by at most this"),
+        ([row(-0.1, 0.05, 0.3)], None, "groups; too few items"),
+    ],
+)
+def test_a_group_that_is_shown_to_be_worse_closes_nothing(rows, value, words):
+    """The register closes at a value of at most 0.1: only where the widest upper end is that low."""
+    said, number = hotspots.largest(rows)
+    assert number == value and words in said
+
+
+def test_the_widening_counts_the_groups_of_all_faults():
+    """Two groups of borderline prompts beside two of harmful ones: each of four intervals is of 98.75 %."""
+    answers, prompts = two_groups(8, 1)
+    prompts += [red(100 + i, "drugs" if i < 4 else "fraud", "harmful") for i in range(8)]
+    answers += [answer(100 + i, NO, "harmful") for i in range(8)]
+    rows = hotspots.gaps(answers, prompts)
+    eight, one = (gates.wilson(k, 10, confidence=1 - 0.05 / 4) for k in (8, 1))
+    assert len(rows) == 4 and rows[0]["low"] == pytest.approx(0.7 - math.hypot(0.8 - eight.low, one.high - 0.1))
+
+
 def test_the_widening_keeps_false_finds_rare():
     """Ten groups of 18 with the same rate: over 300 draws a gap is shown in 5 % at most (and some error of drawing)."""
     rng, found = np.random.default_rng(3), 0

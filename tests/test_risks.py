@@ -4,17 +4,20 @@ import csv
 import datetime
 import io
 import json
+import math
+from pathlib import Path
 
 import pytest
 from governed import VERDICTS, make_run
 
-from ftlib import holdouts, risks
+from ftlib import gates, holdouts, risks, sealed
 from ftlib.profiles import resolve
-from ftlib.records import GateResult
+from ftlib.records import GateResult, data_path
 from ftlib.runs import open_run
 from ftlib.sheets import csv_text
 from ftlib.widgets import risk_widget
 
+ROOT = Path(__file__).resolve().parent.parent
 TODAY = datetime.date(2027, 1, 4)
 GATE = "05-dpo.harmful_refused"
 
@@ -40,7 +43,8 @@ def test_every_gate_that_did_not_pass_opens_a_row(tmp_path):
         f"standing-{name}" for name in ("annotator-drift", "bias-hotspots", "over-refusal", "seed-instability",
                                         "reward-hacking", "overfit-to-evaluation")
     }  # fmt: skip
-    assert (found["standing-annotator-drift"].value, found["standing-annotator-drift"].status) == (0.5, "closed")
+    drift = found["standing-annotator-drift"]  # simulated votes agree and close nothing
+    assert (drift.value, drift.status, drift.likelihood) == (0.5, "open", 2) and "simulated votes" in drift.measure
     unknown = found["standing-seed-instability"]
     assert unknown.value is None and "not measured" in unknown.measure and unknown.level == "medium"
 
@@ -163,6 +167,8 @@ def test_edits_hold_until_the_number_changes(tmp_path):
         (GATE, {"owner": " "}, "owner: "),
         ("standing-bias-hotspots", {"status": "accepted"}, "an accepted risk needs a reason"),
         ("standing-bias-hotspots", {"likelihood": 4}, "likelihood: "),
+        ("standing-bias-hotspots", {"status": "closed"}, "by hand needs a reason in words"),
+        ("standing-bias-hotspots", {"severity": 1, "reason": " "}, "by hand needs a reason in words"),
     ],
 )
 def test_edits_that_are_refused(risk_id, change, words, tmp_path):
@@ -207,11 +213,62 @@ def test_opens_are_counted_by_execution(tmp_path):
     assert by_id(register(run, max_opens=5))["standing-overfit-to-evaluation"].level == "high"
 
 
+def test_what_reads_other_splits_opens_nothing_and_what_06_sealed_is_counted(tmp_path):
+    """03 has read the production file for its train rows; 05 its test split. 06 opens its sealed cases twice."""
+    run = make_run(tmp_path / "r1")
+    found = {row["file"]: row for row in holdouts.exposure(run)}
+    for name in ("data/prompts/production.jsonl", "data/prompts/redteam.jsonl"):
+        assert (found[name]["opened"], found[name]["by"]) == (1, ["05_validate"])
+    rft = open_run("06_rft", run, profile=resolve("cpu"), seed=17, model_id="embedded")
+    cases = rft.write_text("hidden_cases.jsonl", "{}")
+    sealed.seal(rft, cases, id="hidden_families")
+    for _ in range(2):
+        sealed.open_sealed(rft, cases, candidate="c1", why="gain", id="hidden_families")
+    row = holdouts.exposure(run)[-1]
+    assert (row["file"], row["opened"], row["by"], row["versions"]) == ("hidden_cases.jsonl", 2, ["06_rft"], 1)
+    rft.uses(data_path("sft/validation.jsonl"))
+    rft.finish()
+    sealed.seal(rft, data_path("sft/validation.jsonl"))
+    sealed.open_sealed(rft, data_path("sft/validation.jsonl"), candidate="c1", why="gap")
+    found = [row["file"] for row in holdouts.exposure(run)]
+    assert len(found) == len(set(found)) and "validation.jsonl" not in found  # by its lineage, and not twice
+
+
+def test_notebooks_that_are_not_counted_read_no_test_split():
+    texts = {
+        path.stem: path.read_text() for path in (ROOT / "notebooks").rglob("*.ipynb") if "solutions" not in path.parts
+    }
+    for name in holdouts._NOT_THE_TEST_SPLIT:
+        assert 'split == \\"test\\"' not in texts[name], name
+
+
+def test_the_success_of_rft_on_families_that_were_sealed(tmp_path):
+    """0.8 of 100 held-out cases, 0.6 of 50 sealed ones: 0.2, Newcombe's interval of two Wilson intervals."""
+    run = make_run(tmp_path / "r1")
+    rft = open_run("06_rft", run, profile=resolve("cpu"), seed=17, model_id="embedded")
+    for name, value, n in (("rft.task_success", 0.8, 100), ("rft.hidden_success", 0.6, 50)):
+        rft.metric(name, baseline=0.5, candidate=value, n=n, ci95=(value - 0.55, value - 0.45), basis="warm start")
+    gap = {row["score"]: row for row in holdouts.public_gap(run)}["success of RFT"]
+    one, two = gates.wilson(80, 100), gates.wilson(30, 50)
+    half = (math.hypot(0.8 - one.low, two.high - 0.6), math.hypot(one.high - 0.8, 0.6 - two.low))
+    assert gap["gap"] == pytest.approx(0.2) and gap["n"] == [100, 50]
+    assert gap["ci95"] == pytest.approx((0.2 - half[0], 0.2 + half[1]))
+
+
+def test_a_kept_register_brings_no_grade_without_its_reason(tmp_path):
+    rows = register(make_run(tmp_path / "r1"))
+    name = "standing-annotator-drift"
+    old = [row.model_copy(update={"status": "closed", "likelihood": 1}) if row.id == name else row for row in rows]
+    assert by_id(risks.keep_edits(rows, old))[name].status == "open"
+    kept = risks.edit_risk(rows, name, status="closed", reason="two people rate every week")
+    assert by_id(risks.keep_edits(rows, kept))[name].status == "closed"
+
+
 def test_public_gap_by_hand(tmp_path):
     """0.8 (0.7 to 0.9) on 04's validation prompts, 0.7 (0.6 to 0.8) on 05's: 0.1, half width sqrt(0.02)."""
     gap = holdouts.public_gap(make_run(tmp_path / "r1"))[0]
     assert gap["gap"] == pytest.approx(0.1) and gap["n"] == [100, 100]
     assert gap["ci95"] == pytest.approx((0.1 - 0.02**0.5, 0.1 + 0.02**0.5))
     empty = open_run("00_start_here", tmp_path / "r2", profile=resolve("cpu"), seed=1, model_id="embedded")
-    assert [row["gap"] for row in holdouts.public_gap(empty.path)] == [None, None]
+    assert [row["gap"] for row in holdouts.public_gap(empty.path)] == [None, None, None]
     assert all("not measured" in row["note"] for row in holdouts.public_gap(empty.path))
