@@ -19,9 +19,13 @@ from ftlib.pair_audit import audit_lengths
 from ftlib.pairs import PairSet
 from ftlib.risks import Risk
 from ftlib.runs import STAGE, stage_folders, stage_path
-from ftlib.summary import SMOKE_NOTE, gate_rows, is_smoke, load_summary, metric_rows, notebook_rows
+from ftlib.sealed import digest_of
+from ftlib.summary import SMOKE_NOTE, gate_rows, gate_verdict, is_smoke, load_summary, metric_rows, notebook_rows
 
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
+OTHER_LICENSE = (
+    "The licence of the base model holds for what was trained on it; this card does not know it: read the base's."
+)
 LIMITS = (
     "The model is small: it shows what each method does, and is no assistant for customers.",
     "The data is authored for this project with a language model: one fictional shop, English only, no customers.",
@@ -29,6 +33,15 @@ LIMITS = (
     "Refusals are told by patterns of words and answers are judged by a rubric of words, not of meaning.",
     "The jailbreak wrappers are fixed texts; nobody searched for attacks on this model.",
 )
+# What a notebook's metrics are measured on; others say "items".
+MEASURED_ON = {
+    "02_sft": "held-out rows",
+    "03_collect_preferences": "raters' votes",
+    "04_dpo_qlora": "validation prompts",
+    "05_validate": "held-out prompts and rows",
+    "06_rft": "cases that were not trained on",
+    "07_rollout": "shadow messages, none of a test split,",
+}
 SIMULATED_VOTES = "Votes of simulated raters follow the rubric that also measures the win-rate: no human preference."
 
 
@@ -43,26 +56,23 @@ def model_card(run_path: str | Path) -> str:
         EvalResult(
             task_type="text-generation",
             dataset_type="finetuning-playbook",
-            dataset_name=f"held-out rows of {metric['notebook']}",
+            dataset_config=metric["notebook"],  # huggingface_hub names all results of one dataset and config alike
+            dataset_name=f"{MEASURED_ON.get(metric['notebook'], 'items')} of {metric['notebook']}",
             metric_type=name,
             metric_name=name,
             metric_value=metric["candidate"],
-            metric_args={
-                "n": metric["n"],
-                "baseline": metric["baseline"],
-                "ci95_of_difference": metric["ci95"],
-                "unit": metric["unit"],
-                "basis": metric.get("basis", "measured"),
-                "evidence": not is_smoke(summary),
-            },
+            metric_args=_told(metric, summary),
         )
         for name, metric in summary["metrics"].items()
     ]
+    embedded = summary["model_id"] == "embedded"
+    # The embedded model's licence is known here; that of another model is its card's word.
+    terms = {"license": "apache-2.0"} if embedded else {"license": "other", "license_name": "of-the-base-model"}
     data = ModelCardData(
         model_name=f"tarnhollow-desk {summary['run_id']}",
-        base_model=EMBEDDED if summary["model_id"] == "embedded" else _plain(summary["model_id"]),
+        base_model=EMBEDDED if embedded else _plain(summary["model_id"]),
         language="en",
-        license="apache-2.0",
+        **terms,
         library_name="peft",
         pipeline_tag="text-generation",
         tags=["fine-tuning-playbook", *(["smoke-run", "no-evidence"] if is_smoke(summary) else [])],
@@ -87,7 +97,10 @@ def model_card(run_path: str | Path) -> str:
         _table(notebook_rows(summary)),
         f"In all {summary['wall_seconds'] / 60:.1f} minutes, {summary['peak_rss_mb'] / 1024:.1f} GB at most.",
         "## Limits",
-        "\n".join(f"- {line}" for line in (*LIMITS, *([SIMULATED_VOTES] if simulated else []))),
+        "\n".join(
+            f"- {line}"
+            for line in (*LIMITS, *([SIMULATED_VOTES] if simulated else []), *([] if embedded else [OTHER_LICENSE]))
+        ),
     ]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
@@ -194,7 +207,7 @@ def decision_record(
     signed_by: str,
     today: datetime.date,
 ) -> str:
-    """Who decided what on which evidence.
+    """Who decided what on which evidence: the gates' numbers, the ledger's last hash, and the adapters by hash.
 
     Args:
         decision: "promote" or "hold".
@@ -210,17 +223,35 @@ def decision_record(
         raise ValueError("decision='promote' is refused:\n" + "\n".join(f"- {line}" for line in blockers))
     if decision == "promote" and not signed_by.strip():
         raise ValueError("decision='promote' needs signed_by, the role that signs it; or take decision='hold'")
-    open_rows = [risk.model_dump(include={"id", "title", "level", "owner", "expires"}) for risk in risks
-                 if risk.status != "closed"]  # fmt: skip
+    columns = ("id", "title", "level", "status", "reason", "owner", "expires")
+    shown = [
+        {name: getattr(risk, name) for name in columns} for risk in risks if risk.status != "closed" or risk.reason
+    ]
+    run_path = Path(run_path)
+    summary = load_summary(run_path)
+    gates = [
+        {"gate": gate["id"], "notebook": gate["notebook"], "value": gate["value"],
+         "needed": f"{gate['op']} {gate['threshold']:.4g}", "n": gate["n"],
+         "95 %": "none" if gate["ci95"] is None else gate["ci95"], "verdict": gate_verdict(gate)}
+        for gate in summary["gates"]
+    ]  # fmt: skip
+    ledger = summary.get("ledger", {"lines": 0, "head": "none"})
     return "\n\n".join(
         [
-            f"# Decision record of run {Path(run_path).name}",
+            f"# Decision record of run {run_path.name}",
+            *([f"**{SMOKE_NOTE}**"] if is_smoke(summary) else []),
             f"**{decision.upper()}**, {today.isoformat()}. "
             + (f"Signed by: {_plain(signed_by)}." if signed_by.strip() else "Not signed: this is a draft."),
             "## What stands against a promotion",
             "\n".join(f"- {_plain(line)}" for line in blockers) or "Nothing.",
-            "## Risks that are open or accepted",
-            _table(open_rows) if open_rows else "None.",
+            "## On which evidence",
+            _table(gates),
+            f"Ledger: {ledger['lines']} lines, the last with sha256 {ledger['head']}.",
+            "The candidate, by its adapters:",
+            _table([{"adapter": name, "sha256 of its files": digest_of(run_path / "artifacts" / name / "adapter")}
+                    for name in _adapters(run_path)]),
+            "## Risks that are open or accepted, or were graded or closed by hand",
+            _table(shown),
         ]
     ) + "\n"  # fmt: skip
 
@@ -237,16 +268,41 @@ def card_faults(text: str, summary: Mapping) -> list[str]:
 
     try:
         loaded = ModelCard(text, ignore_metadata_errors=False)
-        found = {one.metric_type: (one.metric_value, one.metric_args["n"]) for one in loaded.data.eval_results or []}
+        found = {
+            one.metric_type: {"value": one.metric_value, **one.metric_args} for one in loaded.data.eval_results or []
+        }
     except Exception as error:  # the card is anybody's text; every oddity is a fault, none ends the check
         return [f"model card: does not load with huggingface_hub ({type(error).__name__}: {error})"]
-    known = {name: (metric["candidate"], metric["n"]) for name, metric in summary["metrics"].items()}
+    known = {
+        name: {"value": metric["candidate"], **_told(metric, summary)} for name, metric in summary["metrics"].items()
+    }
     deep = {name for name, metric in summary["metrics"].items() if metric.get("notebook") not in STAGE}
-    return [
-        f"model card: {name} is {found.get(name, 'missing')}, summary.json says {known.get(name, 'nothing')}"
-        for name in sorted(known.keys() | found.keys())
-        if found.get(name) != known.get(name) and not (name in deep and name not in found)
-    ]
+    faults = []
+    for name in sorted(known.keys() | found.keys()):
+        one, other = found.get(name), known.get(name)
+        if one is None and name not in deep:
+            faults.append(f"model card: {name} is missing, summary.json has it")
+        elif other is None:
+            faults.append(f"model card: {name} is {one['value']}, summary.json has no such metric")
+        elif one is not None:
+            faults += [
+                f"model card: {name}: {field} is {one.get(field)!r}, summary.json says {other.get(field)!r}"
+                for field in sorted(one.keys() | other.keys())
+                if one.get(field) != other.get(field)
+            ]
+    return faults
+
+
+def _told(metric: Mapping, summary: Mapping) -> dict:
+    """What the card says of a metric beside its value."""
+    return {
+        "n": metric["n"],
+        "baseline": metric["baseline"],
+        "ci95_of_difference": metric["ci95"],
+        "unit": metric["unit"],
+        "basis": metric.get("basis", "measured"),
+        "evidence": not is_smoke(summary),
+    }
 
 
 def _adapters(run_path: Path) -> list[str]:

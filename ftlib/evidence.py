@@ -18,7 +18,7 @@ from ftlib import seeds
 from ftlib import summary as numbers
 from ftlib.cards import card_faults
 from ftlib.files import list_files, read_json, sha256, write_atomic
-from ftlib.ledger import verify_ledger
+from ftlib.ledger import read_ledger, summary_gates, verify_ledger
 from ftlib.lineage import last_made, lineage_faults, read_events, versions
 from ftlib.risks import GOVERN
 from ftlib.runs import is_complete, stage_folders, stage_path
@@ -74,6 +74,9 @@ def verify_run(run_path: str | Path) -> list[str]:
     """Check a run: the ledger's chain, the lineage, every file of every complete stage against its manifest, and the
     model card against the numbers.
 
+    Of summary.json the gates are compared with the ledger, the metrics with the card, and what names the run with
+    run.json; minutes and memory stand nowhere else, and are not checked.
+
     Returns:
         The faults, one line each; none when all is as it was made.
     """
@@ -85,6 +88,9 @@ def verify_run(run_path: str | Path) -> list[str]:
             verify_ledger(ledger)
         except (ValueError, FileNotFoundError) as error:
             faults.append(str(error))
+    faults += [] if faults else unsigned_gates(run_path)
+    identity = read_json(run_path / "run.json") if (run_path / "run.json").is_file() else {}
+    faults += _identity_faults(summary, identity, where=str(run_path / "summary.json"))
     lineage = run_path / "lineage.jsonl"
     anchored = summary.get("lineage")  # not there in runs of before
     broken = lineage_faults(lineage, anchored=anchored) if lineage.exists() or anchored else []
@@ -95,7 +101,9 @@ def verify_run(run_path: str | Path) -> list[str]:
         faults += found
         if not found and made:
             stage = stage_path(run_path, name)
-            faults += manifest_faults(read_json(stage / "manifest.json"), made, where=str(stage / "manifest.json"))
+            where, manifest = str(stage / "manifest.json"), read_json(stage / "manifest.json")
+            faults += manifest_faults(manifest, made, where=where)
+            faults += _identity_faults(manifest, identity, where=where) if name in made else []
     card = stage_path(run_path, GOVERN) / "model_card.md"
     if card.exists() and (card.parent / "COMPLETE").exists():
         faults += card_faults(card.read_text(encoding="utf-8", errors="replace"), summary)
@@ -103,7 +111,7 @@ def verify_run(run_path: str | Path) -> list[str]:
 
 
 def manifest_faults(manifest: Mapping, made: Mapping[str, Mapping], *, where: str) -> list[str]:
-    """Compare a stage's manifest with what its latest lineage event says was made.
+    """Compare a stage's manifest with what its latest lineage event says was read and made.
 
     Args:
         manifest: of a stage.
@@ -115,11 +123,42 @@ def manifest_faults(manifest: Mapping, made: Mapping[str, Mapping], *, where: st
         return []
     outputs = {name.split("/artifacts/", 1)[-1].split("/", 1)[-1]: digest
                for name, digest in versions(event["outputs"]).items()}  # fmt: skip
-    files = manifest["files"]
+    home = f"{manifest['run_id']}/artifacts"
+    read = manifest.get("sources", {}) | {f"{home}/{name}": digest for name, digest in manifest["inputs"].items()}
     return [
         f"{where}: {name} has another sha256 than in the lineage of {manifest['notebook']}"
-        for name in sorted(files.keys() | outputs.keys())
-        if files.get(name) != outputs.get(name)
+        for stated, known in ((manifest["files"], outputs), (read, versions(event["inputs"])))
+        for name in sorted(stated.keys() | known.keys())
+        if stated.get(name) != known.get(name)
+    ]
+
+
+def unsigned_gates(run_path: str | Path) -> list[str]:
+    """Gates of summary.json that are not as the ledger has them last, and those that are left out, one line each."""
+    run_path, faults = Path(run_path), []
+    signed = {(gate["notebook"], gate["id"]): gate for gate in summary_gates(read_ledger(run_path / "gates.jsonl"))}
+    for gate in numbers.load_summary(run_path)["gates"]:
+        named = f"gate {gate.get('id')!r} of {gate.get('notebook')}"
+        known = signed.pop((gate.get("notebook"), gate.get("id")), None)
+        if known is None:
+            faults.append(f"{named} ({gate.get('verdict')}) stands in summary.json, but the ledger has no such line; "
+                          f"run {gate.get('notebook')} again")  # fmt: skip
+        else:
+            faults += [
+                f"{named}: {field} is {gate.get(field)!r} in summary.json and {known.get(field)!r} in the ledger; "
+                "restore summary.json from a copy, or run the notebook again"
+                for field in sorted(gate.keys() | known.keys())
+                if gate.get(field) != known.get(field)
+            ]
+    return [*faults, *(f"gate {name!r} of {notebook} is in the ledger, but not in summary.json"
+                       for notebook, name in signed)]  # fmt: skip
+
+
+def _identity_faults(stated: Mapping, identity: Mapping, *, where: str) -> list[str]:
+    return [
+        f"{where}: {field} is {stated[field]!r}, run.json says {identity[field]!r}"
+        for field in ("run_id", "profile", "seed", "model_id")
+        if field in stated and field in identity and stated[field] != identity[field]
     ]
 
 

@@ -163,7 +163,12 @@ def trace(events: Iterable[Mapping], name: str) -> list[dict[str, str]]:
 
 
 def row_origins(
-    pairs: Iterable[Mapping], *, candidates: Iterable[Mapping], sources: Mapping[str, str], checkpoint: str
+    pairs: Iterable[Mapping],
+    *,
+    candidates: Iterable[Mapping],
+    sources: Mapping[str, str],
+    checkpoint: str,
+    trained: Iterable[str],
 ) -> list[dict]:
     """For each pair: the votes that made it, the prompt's row and file, and the checkpoint that was trained on it.
 
@@ -172,10 +177,15 @@ def row_origins(
         candidates: rows of the candidates that were rated; they name their prompt.
         sources: prompt id -> file that holds it.
         checkpoint: the folder of the adapter.
+        trained: ids of the pairs that it was trained on; the others of the train split have no checkpoint.
 
     Raises:
-        ValueError: a pair of an unknown candidate, or a prompt that no source file holds.
+        ValueError: a pair of an unknown candidate, a prompt that no source file holds, or training on no pair of these.
     """
+    pairs, trained = list(pairs), set(trained)
+    strange = sorted(trained - {pair["id"] for pair in pairs if pair["split"] == "train"})
+    if strange:
+        raise ValueError(f"trained on {strange[0]!r}: expected a pair of the train split, found none; run 04 again")
     prompt_of = {row["id"]: row["prompt_id"] for row in candidates}
     rows = []
     for pair in pairs:
@@ -191,7 +201,7 @@ def row_origins(
                 "source_file": sources[prompt],
                 "basis": pair["basis"],
                 "split": pair["split"],
-                "checkpoint": checkpoint if pair["split"] == "train" else "",
+                "checkpoint": checkpoint if pair["id"] in trained else "",
             }
         )
     return rows

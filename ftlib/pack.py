@@ -16,13 +16,12 @@ import zipfile
 from pathlib import Path
 
 from ftlib.cards import card_faults
-from ftlib.evidence import manifest_faults, verify_run
+from ftlib.evidence import manifest_faults, unsigned_gates, verify_run
 from ftlib.files import list_files, read_json, replacing, sha256, to_json
-from ftlib.ledger import read_ledger, verify_ledger
+from ftlib.ledger import verify_ledger
 from ftlib.lineage import last_made, lineage_faults, read_events
 from ftlib.risks import GOVERN
 from ftlib.runs import is_complete, stage_path
-from ftlib.summary import load_summary
 
 MANIFEST = "MANIFEST.json"
 _MARK = b"ftlib-pack sha256:"
@@ -42,7 +41,7 @@ def build_pack(run_path: str | Path, *, weights: bool = False, out: str | Path |
 
     Raises:
         FileNotFoundError: 08 has not completed.
-        ValueError: the run is not as it was made (each fault named), or a gate has no line in the ledger.
+        ValueError: the run is not as it was made (each fault named).
     """
     run_path = Path(run_path)
     if not (stage_path(run_path, GOVERN) / "COMPLETE").exists():
@@ -50,7 +49,7 @@ def build_pack(run_path: str | Path, *, weights: bool = False, out: str | Path |
             f"run {run_path.name}: the evidence pack needs {GOVERN}, which was not completed; run it first "
             f"(python -m ftlib run --run {run_path.name} --only {GOVERN})"
         )
-    faults = verify_run(run_path) + unsigned_gates(run_path)
+    faults = verify_run(run_path)
     if not is_complete(run_path, GOVERN):
         faults.append(f"{GOVERN} stands on what was made anew since; run it again")
     if faults:
@@ -114,22 +113,6 @@ def verify_pack(path: str | Path, *, expected: str = "") -> list[str]:
     if whole and not inside:
         faults.append(f"{path.name}: every member is as it was; what was changed is the zip's own bookkeeping")
     return faults
-
-
-def unsigned_gates(run_path: str | Path) -> list[str]:
-    """Gates of summary.json that the ledger does not carry with these numbers, one line each."""
-    run_path = Path(run_path)
-    signed = {
-        (line["notebook"], line["id"], line["verdict"], line["value"])
-        for line in read_ledger(run_path / "gates.jsonl")
-        if line["kind"] == "gate"
-    }
-    return [
-        f"gate {gate['id']!r} of {gate['notebook']} ({gate['verdict']}) stands in summary.json, but the ledger has no "
-        f"such line; run {gate['notebook']} again"
-        for gate in load_summary(run_path)["gates"]
-        if (gate["notebook"], gate["id"], gate["verdict"], gate["value"]) not in signed
-    ]
 
 
 # --- the zip ---

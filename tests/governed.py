@@ -69,6 +69,7 @@ def make_run(folder: Path, profile: str = "cpu", *, seed: int = 17, verdicts: di
     dpo.upstream("02_sft", "adapter")
     dpo.upstream("03_collect_preferences", "pairs.jsonl")
     dpo.metric("dpo.validation_win_rate", baseline=0.5, candidate=0.8, n=100, ci95=(0.2, 0.4), basis="rubric judge")
+    dpo.write_json("trained_pairs.json", ["c1"])
     _adapter(dpo, weights)
     dpo.finish()
     check = open_notebook("05_validate")

@@ -9,9 +9,11 @@ from huggingface_hub import ModelCard
 from test_ratings import item, rating
 
 from ftlib import cards, lineage
+from ftlib.approval import candidate_of
 from ftlib.holdouts import exposure, public_gap
 from ftlib.pairs import build_pairs
 from ftlib.profiles import resolve
+from ftlib.risks import edit_risk, register
 from ftlib.runs import open_run
 from ftlib.summary import load_summary
 
@@ -60,10 +62,16 @@ def test_the_card_of_pairs_says_where_items_went_and_keeps_texts_plain():
 
 def test_a_card_that_says_other_numbers_is_found(run):
     text, summary = cards.model_card(run), load_summary(run)
-    assert (
-        "sft.intent_accuracy is (0.99, 170)"
-        in cards.card_faults(text.replace("value: 0.9\n", "value: 0.99\n"), summary)[0]
-    )
+    assert cards.card_faults(text.replace("value: 0.9\n", "value: 0.99\n"), summary) == [
+        "model card: sft.intent_accuracy: value is 0.99, summary.json says 0.9"
+    ]
+    for field, other in (("baseline", 0.2), ("ci95", [0.1, 0.81]), ("unit", "tokens"), ("basis", "people"), ("n", 171)):
+        changed = {
+            **summary["metrics"],
+            "sft.intent_accuracy": summary["metrics"]["sft.intent_accuracy"] | {field: other},
+        }
+        (fault,) = cards.card_faults(text, summary | {"metrics": changed})
+        assert f"sft.intent_accuracy: {field}" in fault and repr(other) in fault
     assert "does not load" in cards.card_faults("---\nmodel-index: 3\n---\n", summary)[0]
     assert len(cards.card_faults("no card", summary)) in (1, len(summary["metrics"]))
 
@@ -74,7 +82,7 @@ def test_what_a_deep_notebook_measured_later_need_not_be_on_the_card(run):
     summary["metrics"]["arms.random_success"] = accuracy | {"notebook": "06a_hacked_on_purpose"}
     assert cards.card_faults(text, summary) == []
     summary["metrics"]["sft.late"] = accuracy | {"notebook": "02_sft"}
-    assert cards.card_faults(text, summary) == ["model card: sft.late is missing, summary.json says (0.9, 170)"]
+    assert cards.card_faults(text, summary) == ["model card: sft.late is missing, summary.json has it"]
 
 
 def test_a_smoke_card_says_so(tmp_path):
@@ -91,6 +99,40 @@ def test_texts_of_people_stay_text(tmp_path):
     assert "data/sft/test.jsonl" in report and "not measured" in report
     assert cards.card_faults(cards.model_card(run), load_summary(run)) == []
     assert "data/preferences/votes.jsonl" in cards.data_card(run)
+
+
+def test_the_card_says_what_was_measured_on_what_and_knows_one_licence(run):
+    text = cards.model_card(run)
+    card = ModelCard(text)
+    on = {one.metric_type: one.dataset_name for one in card.data.eval_results}
+    assert on["preferences.agreement_alpha"] == "raters' votes of 03_collect_preferences"
+    assert on["sft.intent_accuracy"] == "held-out rows of 02_sft"
+    assert on["dpo.validation_win_rate"] == "validation prompts of 04_dpo_qlora"
+    assert card.data.license == "apache-2.0" and cards.OTHER_LICENSE not in text
+
+
+def test_another_models_licence_is_not_made_up(tmp_path):
+    other = open_run("02_sft", tmp_path / "r", profile=resolve("cpu"), seed=17, model_id="owner/name")
+    other.metric("sft.x", baseline=0.1, candidate=0.2, n=10, ci95=(0.0, 0.2))
+    card = ModelCard(cards.model_card(other.path))
+    assert (card.data.license, card.data.license_name) == ("other", "of-the-base-model")
+    assert cards.OTHER_LICENSE in card.text and "apache" not in str(card)
+
+
+def test_a_decision_names_its_evidence(run):
+    """The gate's number with n, the ledger's head, the adapter by hash, and why a row is accepted or closed."""
+    rows = register(run, today=TODAY)
+    rows = edit_risk(rows, "standing-annotator-drift", status="closed", reason="two people rate every week")
+    said = cards.decision_record(run, decision="hold", blockers=["x"], risks=rows, signed_by="", today=TODAY)
+    summary = load_summary(run)
+    for words in (
+        "| dpo.win_rate | 05_validate | 0.7 | \\>= 0.6 | 160 | none | PASS |",
+        f"Ledger: {summary['ledger']['lines']} lines, the last with sha256 {summary['ledger']['head']}",
+        f"| dpo | {candidate_of(run)} |",
+        "| 05-dpo.harmful_refused | gate dpo.harmful_refused failed | high | open |",
+        "| closed | two people rate every week |",
+    ):
+        assert words in said, words
 
 
 def test_decisions(run):
@@ -117,12 +159,16 @@ def test_lineage_is_sound_and_leads_from_the_adapter_to_the_votes(run):
     assert {"data/preferences/votes.jsonl", "data/prompts/production.jsonl", "data/sft/test.jsonl"} == sources
     with pytest.raises(ValueError, match="expected a file that ends in 'rft/adapter'"):
         lineage.trace(lineage.read_events(path), "rft/adapter")
-    (row,) = lineage.row_origins(
-        [PAIR], candidates=[{"id": "c1", "prompt_id": "pp-0001"}], sources={"pp-0001": "data/p.jsonl"}, checkpoint="dpo"
-    )
+    asked = [{"id": "c1", "prompt_id": "pp-0001"}, {"id": "c2", "prompt_id": "pp-0001"}]
+    given = {"candidates": asked, "checkpoint": "dpo", "trained": ["c1"]}
+    sources = {"pp-0001": "data/p.jsonl"}
+    row, left_out = lineage.row_origins([PAIR, PAIR | {"id": "c2"}], sources=sources, **given)
+    assert (row["checkpoint"], left_out["checkpoint"]) == ("dpo", "")  # both are in the train split
     assert (row["votes"], row["source_row"], row["source_file"]) == (["c1/r1=A", "c1/r2=A"], "pp-0001", "data/p.jsonl")
     with pytest.raises(ValueError, match="prompt 'pp-0001' among the inputs, found none"):
-        lineage.row_origins([PAIR], candidates=[{"id": "c1", "prompt_id": "pp-0001"}], sources={}, checkpoint="dpo")
+        lineage.row_origins([PAIR], sources={}, **given)
+    with pytest.raises(ValueError, match="trained on 'c9': expected a pair of the train split"):
+        lineage.row_origins([PAIR], sources=sources, **given | {"trained": ["c9"]})
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ def test_report_shows_everything_once_and_escaped(tmp_path):
     assert path.read_text().count("plotly.js v") == 1
     assert page.asked == []
     assert [link for link in page.links if not link.startswith("#")] == ["02_sft.ipynb"]
+    assert "ABSTAIN is no pass" in page.text and "an approval that no person gave" in page.text
     assert "CPU cores" in page.text and "transformers" in page.text
     assert "smoke run" not in page.text and "Not finished" not in page.text
 

@@ -1,7 +1,9 @@
 """The evidence pack, and whether `verify` finds any single changed byte: in the pack, ledger, card and lineage."""
 
+import json
 import random
 import re
+import shutil
 import zipfile
 
 import pytest
@@ -114,6 +116,66 @@ def test_any_changed_byte_of_ledger_card_and_lineage_is_found_in_the_run(name, t
     if white != data:
         path.write_bytes(white)
         assert verify_run(run) != []
+
+
+def edited(path, change):
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+
+
+EDITS = {
+    "verdict": (lambda s: s["gates"][1].update(verdict="FAIL"), "verdict is 'FAIL' in summary.json and 'PASS' in the"),
+    "threshold": (lambda s: s["gates"][1].update(threshold=0.1), "threshold is 0.1 in summary.json and 0.6 in the"),
+    "n": (lambda s: s["gates"][1].update(n=9999), "n is 9999 in summary.json and 160 in the ledger"),
+    "waived": (lambda s: s["gates"][1].update(waived="fine"), "waived is 'fine' in summary.json and None in the"),
+    "removed": (lambda s: s["gates"].pop(1), "gate 'dpo.win_rate' of 05_validate is in the ledger, but not in"),
+    "baseline": (lambda s: s["metrics"]["dpo.win_rate"].update(baseline=0.1), "dpo.win_rate: baseline is 0.5"),
+    "interval": (lambda s: s["metrics"]["dpo.win_rate"].update(ci95=[0.2, 0.3]), "dpo.win_rate: ci95_of_difference"),
+    "profile": (lambda s: s.update(seed=18), "seed is 18, run.json says 17"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_of_the_summary_is_found_in_the_run_and_in_the_pack(name, finished, packed, tmp_path):
+    change, words = EDITS[name]
+    run = tmp_path / "r1"
+    shutil.copytree(finished, run)
+    assert verify_run(run) == []
+    edited(run / "summary.json", change)
+    faults = "\n".join(verify_run(run))
+    assert words in faults
+    if name != "profile":
+        summary = (run / "summary.json").read_bytes()
+        manifest = json.loads(zipfile.ZipFile(packed).read("MANIFEST.json"))
+        manifest["members"]["summary.json"] = {"sha256": sha256(run / "summary.json"), "bytes": len(summary)}
+        forged = {"summary.json": summary, "MANIFEST.json": json.dumps(manifest)}
+        assert words in "\n".join(pack.verify_pack(rebuilt(packed, tmp_path, replace=forged.items())))
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "words"),
+    [
+        (
+            "sft",
+            lambda m: m["sources"].update({"data/sft/test.jsonl": "0" * 64}),
+            "data/sft/test.jsonl has another sha256",
+        ),
+        ("sft", lambda m: m["sources"].clear(), "data/sft/test.jsonl has another sha256"),
+        ("preferences", lambda m: m["sources"].update({"data/more.jsonl": "0" * 64}), "data/more.jsonl has another"),
+        (
+            "dpo",
+            lambda m: m["inputs"].pop("preferences/pairs.jsonl"),
+            "r1/artifacts/preferences/pairs.jsonl has another",
+        ),
+        ("dpo", lambda m: m.update(seed=18), "manifest.json: seed is 18, run.json says 17"),
+    ],
+)
+def test_an_edit_of_a_manifest_is_found(stage, change, words, finished, tmp_path):
+    run = tmp_path / "r1"
+    shutil.copytree(finished, run)
+    edited(run / "artifacts" / stage / "manifest.json", change)
+    assert words in "\n".join(verify_run(run))
 
 
 def test_what_is_not_packed(tmp_path):
