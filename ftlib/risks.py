@@ -224,9 +224,14 @@ def _over_seeds(run_path) -> tuple[str, float | None]:
 
 
 def _as_it_counts(state: Mapping, stale: str) -> Mapping:
-    """A gate's state; where its notebook is stale only a FAIL stands: nobody knows what the others would say now."""
-    if not stale or state["verdict"] == "FAIL":
+    """A gate's state; where its notebook is stale only a FAIL stands: nobody knows what the others would say now.
+
+    What was waived, was waived for the candidate of then.
+    """
+    if not stale:
         return state
+    if state["verdict"] == "FAIL":
+        return {**state, "waivers": {}}
     note = f"measured before {stale} was made anew or while it was not complete; run {state['notebook']} again"
     return {**state, "verdict": "ABSTAIN", "note": note, "waivers": {}}
 

@@ -121,11 +121,18 @@ def test_a_gate_of_a_notebook_that_is_stale_is_not_judged(tmp_path):
     later.upstream("04_dpo_qlora", "adapter")
     later.gate(GateResult(id="rollout.candidate_alarms", notebook="07_rollout", value=0.0, threshold=0.0, op="<=",
                           n=100, ci95=None, verdict="PASS", note="mend it"))  # fmt: skip
+    later.gate(GateResult(id="rollout.false_alarm", notebook="07_rollout", value=0.2, threshold=0.05, op="<=", n=100,
+                          ci95=None, verdict="FAIL", note="mend it"))  # fmt: skip
     later.finish()
-    assert "07-rollout.candidate_alarms" not in by_id(register(run))
+    govern = open_run("08_govern", run, profile=resolve("cpu"), seed=17, model_id="embedded")
+    govern.check_gates(["rollout.false_alarm"], waive={"rollout.false_alarm": "one look a day only"})
+    found = by_id(register(run))
+    assert "07-rollout.candidate_alarms" not in found and found["07-rollout.false_alarm"].status == "accepted"
     make_run(run, verdicts=passed, weights=b"another")
-    row = by_id(register(run))["07-rollout.candidate_alarms"]
+    found = by_id(register(run))
+    row = found["07-rollout.candidate_alarms"]
     assert (row.level, row.status) == ("medium", "open") and "run 07_rollout again" in row.mitigation
+    assert (found["07-rollout.false_alarm"].status, found["07-rollout.false_alarm"].reason) == ("open", "")
 
 
 def test_blockers_say_why_and_smoke_never_promotes(tmp_path):
