@@ -292,8 +292,10 @@ _MOJIBAKE = re.compile(f"[{''.join(map(re.escape, _BYTES))}]{{2,}}")
 
 
 # What may follow a word's last letter: quotes, an ellipsis, a dash, a no-break space. Read as bytes, a letter and one
-# or two of these may be a character of UTF-8 by chance: “Spaß”” ends in the bytes of an N'Ko letter.
+# or two of these may be a character of UTF-8 by chance: the sharp s and a closing quote (DF 93) are a letter of N'Ko.
 _BEHIND_A_WORD = frozenset("\u201c\u201d\u2018\u2019\u201e\u201a\u00ab\u00bb\u2039\u203a\u2026\u2013\u2014\u2022\u00a0")
+# One letter in quotes, such as the name of a key, is that letter.
+_OPENING, _CLOSING = ("\u201e", "\u201a", "\u00ab", "\u00bb"), "\u201c\u2018\u00bb\u00ab"
 # What such a pair really was where a text is broken: Latin-1 and letters of Europe's scripts, of Hebrew and of Arabic.
 _LIKELY = ((0x80, 0x17F), (0x386, 0x3CE), (0x401, 0x45F), (0x5D0, 0x5EA), (0x621, 0x63A), (0x641, 0x64A))
 
@@ -347,7 +349,8 @@ def _meant(run: str) -> str | None:
                 meant = data[start:end].decode("utf-8")
             except UnicodeDecodeError:
                 continue
-            if not _reads_well(run[start:end], meant):
+            quoted = run[max(0, start - 1) : start] in _OPENING and run[end - 1] in _CLOSING and end - start == 2
+            if not quoted and not _reads_well(run[start:end], meant):
                 return meant
     return None
 

@@ -153,7 +153,7 @@ def test_encoding_faults(text, fault):
         "Fu\u00df\u2013Boden",
         "CAF\u00c9\u00bb",
         "\u00ab caf\u00e9\u00a0\u00bb",  # E9 A0 BB: by chance a Chinese character
-        "\u201e\u00d6\u201c, \u201e\u00dc\u201c",
+        "\u201e\u00d6\u201c, \u201e\u00dc\u201c, \u201e\u00c4\u201c",
     ],
 )
 def test_what_only_looks_like_an_encoding_fault(text):
