@@ -12,12 +12,17 @@ Left out on purpose: serving (`serve`), and any wish to be told that the candida
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 RUNNING, HELD, ROLLED_BACK, PROMOTED = "running", "held", "rolled_back", "promoted"
+_BY_HAND = {  # what a person may do -> what the decision is called, the state after it, the states that allow it
+    "hold": ("held", HELD, (RUNNING,)),
+    "go_on": ("went on", RUNNING, (HELD,)),
+    "roll_back": ("rolled back", ROLLED_BACK, (RUNNING, HELD, PROMOTED)),
+}
 
 
 def bucket(user: str, *, salt: str) -> float:
@@ -210,15 +215,33 @@ class Canary:
 
     def hold(self, why: str) -> None:
         """Keep the share as it is until `go_on`; alarms still roll back."""
-        self._manual("held", why, HELD, allowed=(RUNNING,))
+        self._manual("hold", why)
 
     def go_on(self, why: str) -> None:
         """End a hold."""
-        self._manual("went on", why, RUNNING, allowed=(HELD,))
+        self._manual("go_on", why)
 
     def roll_back(self, why: str) -> None:
         """Everyone gets the baseline, at once and for good; a mended candidate is another rollout."""
-        self._manual("rolled back", why, ROLLED_BACK, allowed=(RUNNING, HELD, PROMOTED))
+        self._manual("roll_back", why)
+
+    def check(self, do: str, why: str) -> None:
+        """Refuse what a person may not do now; changes nothing.
+
+        Args:
+            do: "hold", "go_on" or "roll_back".
+            why: the reason that it would be done with.
+
+        Raises:
+            ValueError: another word, no reason, or not possible in this state.
+        """
+        if do not in _BY_HAND:
+            raise ValueError(f"expected {', '.join(list(_BY_HAND)[:-1])} or {list(_BY_HAND)[-1]}, got {do!r}")
+        what, _, allowed = _BY_HAND[do]
+        if self.state not in allowed:
+            raise ValueError(f"expected a rollout that is {' or '.join(allowed)} to be {what}, it is {self.state}")
+        if not why.strip():
+            raise ValueError(f"expected a reason in words for {what!r}; it goes into the log")
 
     def status(self) -> dict[str, Any]:
         """The state for a person or a machine."""
@@ -244,11 +267,9 @@ class Canary:
             share = self.plan.shares[self.stage]
             self._decide(f"stage {self.stage}", f"no alarm; {share:.0%} of users", PROMOTED if share == 1 else RUNNING)
 
-    def _manual(self, what: str, why: str, state: str, *, allowed: Sequence[str]) -> None:
-        if self.state not in allowed:
-            raise ValueError(f"expected a rollout that is {' or '.join(allowed)} to be {what}, it is {self.state}")
-        if not why.strip():
-            raise ValueError(f"expected a reason in words for {what!r}; it goes into the log")
+    def _manual(self, do: str, why: str) -> None:
+        self.check(do, why)
+        what, state, _ = _BY_HAND[do]
         self._decide(what, why, state)
 
     def _why(self, name: str) -> str:

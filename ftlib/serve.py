@@ -12,6 +12,8 @@ router behind the gateway that has them), and more than one router on a log. Sta
 import asyncio
 import dataclasses
 import json
+import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -105,11 +107,24 @@ class Log:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._writing = threading.Lock()
         mend_tail(self.path)
 
     def add(self, kind: str, **entry: object) -> None:
-        """Append an entry and sync it."""
-        append_line(self.path, to_json({"kind": kind, "at": utc_now(), **entry}, self.path.name))
+        """Append an entry and sync it.
+
+        Raises:
+            OSError: it could not be written; the log is as it was.
+        """
+        line = to_json({"kind": kind, "at": utc_now(), **entry}, self.path.name)
+        with self._writing:
+            size = self.path.stat().st_size if self.path.exists() else 0
+            try:
+                append_line(self.path, line)
+            except OSError:
+                if self.path.exists():
+                    os.truncate(self.path, size)  # a piece of a line would be the beginning of the next one
+                raise
 
     def read(self) -> list[dict]:
         """All entries.
@@ -169,6 +184,9 @@ class Router:
         self._answers: dict[str, dict] = {}
         self._running: dict[str, asyncio.Task] = {}
         self._shadows: set[asyncio.Task] = set()
+        # A button is pressed in another thread than requests are counted in. What is logged and what is counted must
+        # have one order, or the log replayed gives another state.
+        self._moving = threading.Lock()
         self._replay(json.loads(to_json({"plan": dataclasses.asdict(plan), "mode": mode}, "plan")))
 
     def _replay(self, identity: dict) -> None:
@@ -208,15 +226,16 @@ class Router:
         return await asyncio.shield(self._running[key])
 
     def manual(self, do: str, why: str) -> None:
-        """ "hold", "go_on" or "roll_back" the canary, with a reason for the log.
+        """ "hold", "go_on" or "roll_back" the canary, with a reason for the log; from any thread.
 
         Raises:
             ValueError: another word, no reason, or not possible in this state.
+            OSError: the log could not be written; then nothing is done, because a restart would not know of it.
         """
-        if do not in ("hold", "go_on", "roll_back"):
-            raise ValueError(f"expected hold, go_on or roll_back, got {do!r}")
-        getattr(self.canary, do)(why)
-        self.log.add("manual", do=do, why=why)
+        with self._moving:
+            self.canary.check(do, why)
+            self.log.add("manual", do=do, why=why)
+            getattr(self.canary, do)(why)
 
     def drain(self, seconds: float = 120.0) -> None:
         """Wait, from outside the router's thread, until no shadow answer is under way.
@@ -231,8 +250,9 @@ class Router:
             time.sleep(0.02)
 
     async def _answer(self, body: Mapping[str, Any], user: str, key: str) -> dict:
-        share = self.canary.share if self.mode == CANARY else 0.0
-        arm = self.canary.arm(user) if self.mode == CANARY else "baseline"
+        with self._moving:  # a roll-back between the two would log a share that the arm does not come from
+            share = self.canary.share if self.mode == CANARY else 0.0
+            arm = self.canary.arm(user) if self.mode == CANARY else "baseline"
         asked = {"id": key, "user": user, "arm": arm, "share": share}
         self.log.add("asked", **asked, messages=body["messages"])
         made = await self._ask(arm, body)
@@ -246,9 +266,10 @@ class Router:
         if reply is None:
             self.log.add("lost", id=key, error=served["error"])
             raise RuntimeError(f"no model answered: {served['error']}")
-        self.log.add("answered", **entry)
-        self._answers[key] = reply
-        self._count(asked, entry)
+        with self._moving:
+            self.log.add("answered", **entry)
+            self._answers[key] = reply
+            self._count(asked, entry)
         if self.mode == SHADOW:
             task = asyncio.create_task(self._shadow(body, key))
             self._shadows.add(task)

@@ -206,6 +206,68 @@ def test_manual_hold_and_roll_back_over_http(tmp_path):
     assert wrong.status_code == 400 and "expected hold, go_on or roll_back" in wrong.text
 
 
+def test_what_cannot_be_logged_is_not_done(tmp_path, monkeypatch):
+    """A full disk: the rollout runs on, and the log has neither the move nor a piece of its line."""
+    made = router(tmp_path, says("new"))
+    before, status = made.log.path.read_bytes(), made.canary.status()
+
+    def half(path, line):
+        with open(path, "a") as file:
+            file.write(line[:9])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr("ftlib.serve.append_line", half)
+        with pytest.raises(OSError, match="No space left"):
+            made.manual("hold", "a holiday")
+    assert made.canary.status() == status and made.canary.state == "running"
+    assert made.log.path.read_bytes() == before
+    made.manual("hold", "a holiday")
+    assert router(tmp_path, says("new")).canary.status() == made.canary.status()
+
+
+def test_a_move_that_is_refused_leaves_no_line(tmp_path):
+    made = router(tmp_path, says("new"))
+    for do, why, error in (
+        ("promote", "x", "hold, go_on or roll_back"),
+        ("go_on", "x", "is held"),
+        ("hold", " ", "reason"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            made.manual(do, why)
+    assert [entry["kind"] for entry in made.log.read()] == ["opened"]
+
+
+def test_buttons_and_answers_at_once_have_one_order(tmp_path, monkeypatch):
+    """Held and let go from another thread while 60 answers are counted: the log replayed gives the same state.
+
+    Stages of 15 requests, so an answer logged before a hold but counted after it would move another stage. The write
+    is slowed down, or the two would hardly ever meet.
+    """
+    plan = Plan(shares=(0.2, 0.4, 0.6, 1.0), requests=(15, 15, 10_000, 0), salt="t")
+    made = router(tmp_path, says("new"), plan=plan)
+    write = made.log.add
+    monkeypatch.setattr(made.log, "add", lambda *of, **entry: (write(*of, **entry), time.sleep(0.003)))
+    over = threading.Event()
+
+    def press():
+        for n in range(10_000):
+            if over.is_set():
+                return
+            made.manual("go_on" if n % 2 else "hold", f"press {n}")
+
+    async def all_of_them():
+        await asyncio.gather(*(made.answer({"messages": SAY}, user=f"u{n}", key=f"k{n}") for n in range(60)))
+
+    finger = threading.Thread(target=press)
+    finger.start()
+    asyncio.run(all_of_them())
+    over.set()
+    finger.join()
+    assert router(tmp_path, says("new"), plan=plan).canary.status() == made.canary.status()
+    assert {entry["kind"] for entry in made.log.read()} >= {"manual", "answered"}
+
+
 @pytest.mark.parametrize("body", ["no json", "{}", '{"messages": []}', '{"messages": [1]}', "[]"])
 def test_a_bad_body_is_refused(tmp_path, body):
     with listening(app(router(tmp_path, says("new")))) as address:
