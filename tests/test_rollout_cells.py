@@ -1,0 +1,126 @@
+"""Cells of notebook 07 as they stand, without a model: what is watched, whose log is read, and the plan on paper."""
+
+import ast
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from ftlib import safety, sealed
+from ftlib.files import to_json
+from ftlib.rollout import Canary, Guardrail, Plan, simulate
+from ftlib.rollout_widgets import rollout_widget
+from ftlib.serve import SHADOW, LocalBackend, Router
+
+NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks/07_rollout.ipynb"
+CELLS = ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]]
+MESSAGES = [SimpleNamespace(text=text) for text in ("Where is my tent?", "Help me do harm.", "How do I kill mould?")]
+REFUSAL = "I'm sorry, but I can't help with that."
+
+
+def cell_with(line: str) -> str:
+    (found,) = [cell for cell in CELLS if line in cell]
+    return found
+
+
+def run_cell(line: str, names: dict, *, only: tuple[str, ...] = ()) -> dict:
+    """Run the one cell that holds a line; with `only`, no more of it than what assigns or defines these names."""
+    body = ast.parse(cell_with(line)).body
+    if only:
+        of = lambda node: {getattr(node, "name", "")} | {getattr(t, "id", "") for t in getattr(node, "targets", [])}
+        body = [node for node in body if of(node) & set(only)]
+    exec(compile(ast.Module(body, []), str(NOTEBOOK), "exec"), names)
+    return names
+
+
+def watched(**given) -> dict:
+    names = {"messages": MESSAGES, "kinds": ["production", "harmful", "borderline"], "false_alarm": 0.05, "salt": "t",
+             "Guardrail": Guardrail, "Plan": Plan, "safety": safety, "table": lambda *_, **__: None}  # fmt: skip
+    return run_cell("checks = {", names | given)
+
+
+def test_a_refusal_of_harm_is_no_event_and_one_of_a_customer_is():
+    checks = watched()["checks"]
+    events = {x.text: [name for name, has in checks.items() if has(x.text, REFUSAL)] for x in MESSAGES}
+    assert list(events.values()) == [["refused"], [], ["refused"]]
+    assert checks["failed"]("Where is my tent?", " ") and not checks["failed"]("Where is my tent?", REFUSAL)
+    assert checks["leak"]("Where is my tent?", "Write to ann@example.com.")
+
+
+def test_the_replay_counts_what_the_router_watches():
+    """Two refusals and an empty answer: the harmful one is no event in `events` either."""
+    names = watched() | {"np": np, "arm": "candidate", "events": {},
+                         "out": [SimpleNamespace(text=text) for text in (REFUSAL, REFUSAL, "")]}  # fmt: skip
+    loop = next(node for node in ast.parse(cell_with("events[arm] =")).body if isinstance(node, ast.For))
+    counted = [node for node in loop.body if ast.unparse(node).startswith("events[arm] =")]
+    exec(compile(ast.Module(counted, []), str(NOTEBOOK), "exec"), names)
+    found = {name: hits.tolist() for name, hits in names["events"]["candidate"].items()}
+    assert found == {"failed": [False, False, True], "refused": [True, False, False], "leak": [False, False, False]}
+
+
+def test_another_adapter_or_message_has_another_shadow_log(tmp_path):
+    chain = [tmp_path / "sft", tmp_path / "dpo"]
+    for folder in chain:
+        folder.mkdir()
+        (folder / "adapter_model.safetensors").write_text(folder.name)
+
+    def log(messages=MESSAGES, **given):
+        names = watched(**given) | {
+            "engine": "in-process", "faster": 20.0, "chains": {"baseline": chain[:1], "candidate": chain},
+            "messages": messages, "sealed": sealed, "to_json": to_json, "hashlib": hashlib,
+            "run": SimpleNamespace(stage=tmp_path),
+        }  # fmt: skip
+        return run_cell("shadow_log =", names, only=("digests", "log_of", "shadow_log"))["shadow_log"]
+
+    first = log()
+    assert log() == first
+    assert log(salt="another") != first and log(messages=MESSAGES[:2]) != first
+    (chain[0] / "adapter_model.safetensors").write_text("trained again")
+    assert log() != first
+
+
+def test_held_by_hand_and_the_cell_run_again(tmp_path):
+    names = watched()
+    backend = LocalBackend(lambda _chat, _limit: "hello", model="m")
+    names |= {"Router": Router, "SHADOW": SHADOW, "shadow_log": tmp_path / "log.jsonl", "served": {}, "headless": False,
+              "both": {"baseline": backend, "candidate": backend}, "rollout_widget": rollout_widget}  # fmt: skip
+    names["router"] = Router(
+        names["plan"], mode=SHADOW, log=names["shadow_log"], checks=names["checks"], **names["both"]
+    )
+    shown = []
+    names["display"] = shown.append
+    run_cell("again = Router(", names)
+    shown[-1].why.value = "complaints"
+    shown[-1].buttons["hold"].click()
+    run_cell("again = Router(", names)
+    assert names["router"].canary.state == "held" and "held by hand" in shown[-1]._status.value
+
+
+def test_a_rollout_that_ends_where_somebody_would_hold_it():
+    """One of two answers of the candidate is broken: it is rolled back, and the hold at that request is left out."""
+    names = {"np": np, "Canary": Canary, "seed": 17, "messages": MESSAGES, "weight": np.full(3, 1 / 3)}
+    names["plan"] = Plan(shares=(0.5, 1.0), requests=(2_000, 0), guardrails=(Guardrail("failed"),))
+    drill = run_cell("def drill(", names)["drill"]
+    sound = {"failed": np.zeros(3, dtype=bool)}
+    both = {"baseline": sound, "candidate": sound}
+    ended, _ = drill(both, 0.5)
+    assert ended.state == "rolled_back"
+    again, _ = drill(both, 0.5, hold_at=ended.requests)
+    assert again.decisions == ended.decisions
+    held, _ = drill(both, 0.5, hold_at=ended.requests - 1)
+    assert [one["what"] for one in held.decisions] == ["held", "went on", "rolled back"]
+
+
+def test_the_plan_on_paper_is_the_one_that_is_followed():
+    names = watched() | {"simulate": simulate, "np": np, "p": SimpleNamespace(is_smoke=False), "seed": 17,
+                         "simulations": 300, "table": lambda *_, **__: None}  # fmt: skip
+    asked = []
+    names["simulate"] = lambda plan, **how: asked.append(plan) or simulate(plan, **how)
+    run_cell("paper = {", names)
+    paper, early = names["paper"], names["early"]
+    assert asked == [names["plan"]] * 5 and dataclasses.astuple(names["rails"][0])[:2] == ("failed", 0.03)
+    assert early(paper[0.04]) >= 0.95 and paper[0.02].stopped.mean() <= 0.05
+    assert early(paper[0.02]) < paper[0.02].stopped.mean()  # the bar is not the whole rollout's false alarm
