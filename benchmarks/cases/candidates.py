@@ -14,6 +14,7 @@ import numpy as np
 
 from ftlib import attacks, extraction
 from ftlib.records import Candidate, ProductionPrompt, RedTeamPrompt, SftRow, data_path, load_jsonl
+from ftlib.safety import is_refusal
 
 HARMFUL, BORDERLINE, PRODUCTION, ATTACKED, TWICE = 180, 180, 112, 13, 60
 CURIOUS = 300  # prompts that ask for other people's data
@@ -62,7 +63,11 @@ def _pools() -> tuple[list[RedTeamPrompt], list[tuple[ProductionPrompt, str, str
     for row in load_jsonl(data_path("preferences/candidates.jsonl"), Candidate):
         if row.kind == "production":
             answer_of = {row.source_a: row.answer_a, row.source_b: row.answer_b}
-            recorded.append((production[row.prompt_id], answer_of["embedded at 0.9"], answer_of["embedded at 0.0"]))
+            first, second = answer_of["embedded at 0.9"], answer_of["embedded at 0.0"]
+            if not (
+                is_refusal(first) or is_refusal(second)
+            ):  # 13 of 60: no good candidate refuses every fifth customer
+                recorded.append((production[row.prompt_id], first, second))
     return red, recorded
 
 
