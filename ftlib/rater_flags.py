@@ -17,7 +17,7 @@ is dropped here. Where most of a team guesses, the others are no yardstick, and 
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,6 +68,7 @@ def flag_raters(
     gold: Mapping[str, str] | None = None,
     floors: Mapping[str, float] | None = None,
     longer: Mapping[str, str] | None = None,
+    unread: Collection[str] = (),
     alpha: float = 0.05,
     bounds: Bounds = Bounds(),
 ) -> list[Test]:
@@ -81,13 +82,15 @@ def flag_raters(
         gold: item -> known verdict (`gold_verdicts`); other items are held to the others' votes.
         floors: item -> seconds that reading takes at least (`reading_floors`); 2 s for an item without one.
         longer: item -> the longer answer, "A" or "B" (`longer_answers`); no test of length without it.
+        unread: raters who are programs. They read nothing, and the seconds of a replayed one are a computer's: no test
+            of haste for them.
         alpha: chance that a team within the bounds raises any flag.
         bounds: what an honest rater may do.
 
     Raises:
         ValueError: a rater voted twice on an item.
     """
-    tests = rater_tests(votes, gold=gold, floors=floors, longer=longer, bounds=bounds)
+    tests = rater_tests(votes, gold=gold, floors=floors, longer=longer, unread=unread, bounds=bounds)
     failed = sorted((test for test in tests if test.p_adjusted <= alpha), key=lambda test: test.p)
     explained = {test.rater for test in failed if test.name in ("flipped", "one_side", "longer")}
     return [test for test in failed if test.name != "guessing" or test.rater not in explained]
@@ -99,6 +102,7 @@ def rater_tests(
     gold: Mapping[str, str] | None = None,
     floors: Mapping[str, float] | None = None,
     longer: Mapping[str, str] | None = None,
+    unread: Collection[str] = (),
     bounds: Bounds = Bounds(),
 ) -> list[Test]:
     """All tests with their p-values, alone and adjusted by Holm; those without data have p = 1. See `flag_raters`."""
@@ -113,7 +117,7 @@ def rater_tests(
             _guessing(rater, judged, bounds),
             _flipped(rater, judged),
             _one_side(rater, mine, bounds),
-            _fast(rater, mine, floors or {}, bounds),
+            _fast(rater, [] if rater in unread else mine, floors or {}, bounds),
             _longer(rater, judged, longer or {}, bounds),
         ]
     found += [
