@@ -12,6 +12,23 @@ from typing import Any
 
 from ftlib.files import did_you_mean, read_json
 
+# Kept in run.json (profile, seed, model), or no part of the experiment: where it runs, who looks on, who signs.
+NOT_GIVEN = frozenset(
+    {
+        "profile",
+        "run_dir",
+        "seed",
+        "headless",
+        "model_id",
+        "waive",
+        "signer_name",
+        "signer_role",
+        "signed_on",
+        "signed_by",
+    }
+)
+_NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+
 
 def check_parameters(defaults: Mapping[str, object], given: Mapping[str, object]) -> None:
     """Refuse parameters that a notebook does not have, or whose type is not that of the default.
@@ -59,6 +76,39 @@ def notebook_parameters(path: str | Path) -> dict[str, Any]:
         return _literals("".join(tagged[0]["source"]))
     except ValueError as error:
         raise ValueError(f"{path}, cell 'parameters': {error}") from None
+
+
+def given_parameters(notebook: str, names: Mapping[str, Any], **instead: object) -> dict[str, Any]:
+    """What a notebook was given, for `open_run`: each of its parameters but `NOT_GIVEN`, so that none is forgotten.
+
+    Two runs differ in their seed alone when nothing in here differs (see `seeds`).
+
+    Args:
+        notebook: its name without ".ipynb"; its parameters cell is the one that this kernel ran, else the file's.
+        names: the notebook's `globals()`.
+        instead: values to keep in place of those, such as an address without its password.
+
+    Raises:
+        ValueError: `instead` names no parameter, or the cell with the parameters has not been run.
+
+    Example:
+        >>> given_parameters("05a_trust_the_gates", {"known_prompts": 24, "simulations": 400, "p": 1})
+        {'known_prompts': 24, 'simulations': 400}
+    """
+    own = [cell for cell in kernel_cells() if cell.startswith("# parameters\n")]
+    if own:
+        known = _literals(own[-1])
+    else:
+        (path,) = [path for path in _NOTEBOOKS.rglob(f"{notebook}.ipynb") if path.parent.name != "solutions"]
+        known = notebook_parameters(path)
+    wanted = [name for name in known if name not in NOT_GIVEN]
+    unknown = [name for name in instead if name not in wanted]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is no parameter of {notebook} that is kept{did_you_mean(unknown[0], wanted)}")
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise ValueError(f"{notebook}: parameter {missing[0]!r} has no value yet; run the cell '# parameters' first")
+    return {name: instead.get(name, names[name]) for name in wanted}
 
 
 def check_injected(cells: Sequence[str]) -> None:

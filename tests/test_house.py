@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ftlib.parameters import NOT_GIVEN, given_parameters, notebook_parameters
 from ftlib.profiles import PROFILES
 from ftlib.quality import duplicate_rate, leakage
 from ftlib.records import (
@@ -181,6 +182,26 @@ def test_every_notebook_takes_the_same_first_parameters(path):
     wanted = {"profile": "auto", "run_dir": "", "headless": False}
     assert {name: found.get(name) for name in wanted} == wanted
     assert isinstance(found.get("seed"), int)
+
+
+@each_notebook
+def test_a_run_is_told_every_parameter(path):
+    """Or two runs that differ in one would count as the same experiment with another seed."""
+    calls = [n for n in ast.walk(code_tree(path)) if isinstance(n, ast.Call) and ast.unparse(n.func) == "open_run"]
+    assert len(calls) == (0 if path.parent.name == "solutions" else 1)
+    for call in calls:
+        (told,) = [keyword.value for keyword in call.keywords if keyword.arg == "parameters"]
+        if ast.unparse(told) == "given":
+            (told,) = [
+                node.value
+                for node in ast.walk(code_tree(path))
+                if isinstance(node, ast.Assign) and ast.unparse(node).startswith("given = given_parameters(")
+            ]
+        assert ast.unparse(told).startswith(f"given_parameters({path.stem!r}, globals()")
+        has = notebook_parameters(path)
+        assert set(given_parameters(path.stem, has)) == set(has) - NOT_GIVEN
+    free = {"profile", "run_dir", "seed", "headless", "model_id", "waive"}
+    assert NOT_GIVEN - free == {"signer_name", "signer_role", "signed_on", "signed_by"}
 
 
 @each_notebook

@@ -15,7 +15,7 @@ import pytest
 
 from ftlib import files, runs
 from ftlib.ledger import gate_states, read_ledger, unwaived_failures, verify_ledger
-from ftlib.parameters import check_injected, check_parameters, notebook_parameters
+from ftlib.parameters import check_injected, check_parameters, given_parameters, notebook_parameters
 from ftlib.records import GateResult, load_jsonl
 from ftlib.runs import find_run, is_complete, open_run
 
@@ -814,3 +814,24 @@ def test_papermill_injects_the_cell_that_is_looked_for(tmp_path):
     papermill.execute_notebook(*paths, parameters={"seed": 3}, progress_bar=False)
     with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'sede'"):
         papermill.execute_notebook(*paths, parameters={"sede": 3}, progress_bar=False)
+
+
+# --- what a notebook was given ---
+
+
+def test_given_parameters_are_those_of_the_cell_that_ran(monkeypatch):
+    """A copy of the notebook with a parameter of its own: the kernel's cell is read, and who signs is left out."""
+    own = '# parameters\nseed: int = 17\nbeta: float = 0.1\nmine: int = 1\nsigned_by: str = ""\n'
+    monkeypatch.setattr("ftlib.parameters.kernel_cells", lambda: ["import os", own])
+    names = {"seed": 17, "beta": 0.3, "mine": 2, "signed_by": "Ann", "other": 4}
+    assert given_parameters("04_dpo_qlora", names) == {"beta": 0.3, "mine": 2}
+    assert given_parameters("04_dpo_qlora", names, beta=0.5) == {"beta": 0.5, "mine": 2}
+    with pytest.raises(ValueError, match=r"'betta' is no parameter of 04_dpo_qlora .*did you mean 'beta'"):
+        given_parameters("04_dpo_qlora", names, betta=0.5)
+    with pytest.raises(ValueError, match="parameter 'mine' has no value yet; run the cell '# parameters' first"):
+        given_parameters("04_dpo_qlora", {"beta": 0.3})
+
+
+def test_given_parameters_without_a_kernel_are_the_files():
+    names = {"known_prompts": 24, "simulations": 400, "p": 1}
+    assert given_parameters("05a_trust_the_gates", names) == {"known_prompts": 24, "simulations": 400}

@@ -1,11 +1,13 @@
 """Runs that differ in their seed alone, and how far their numbers spread; worked by hand."""
 
 import datetime
+from pathlib import Path
 
 import pytest
 from governed import make_run
 
 from ftlib import evidence, risks, seeds
+from ftlib.parameters import given_parameters, notebook_parameters
 from ftlib.profiles import resolve
 from ftlib.runs import open_run
 
@@ -45,6 +47,18 @@ def test_a_run_counts_up_to_where_it_differs(tmp_path):
     assert (row["seeds"], row["sd"]) == ([1], None)
     assert row["left_out"] == {2: "04_dpo_qlora: other parameters (beta)"}
     assert seeds.difference(one, two, "03_collect_preferences") == ""
+
+
+def test_a_parameter_that_only_one_notebook_knows_sets_runs_apart(tmp_path):
+    """`learning_rate` of 04: two runs that differ in it are no two seeds of one experiment."""
+    defaults = notebook_parameters(Path(__file__).resolve().parent.parent / "notebooks/04_dpo_qlora.ipynb")
+    given = [given_parameters("04_dpo_qlora", defaults | {"learning_rate": rate, "seed": 5}) for rate in (1e-3, 1e-4)]
+    one, two, three = (
+        make_run(tmp_path / name, seed=seed, parameters=parameters)
+        for name, seed, parameters in (("a", 1, given[0]), ("b", 2, given[1]), ("c", 3, given[0]))
+    )
+    assert seeds.difference(one, two, "05_validate") == "04_dpo_qlora: other parameters (learning_rate)"
+    assert seeds.difference(one, three, "05_validate") == ""
 
 
 def test_other_data_and_unfinished_notebooks_are_named(tmp_path):
