@@ -1,32 +1,17 @@
 """Cells of deep notebooks as they stand, without a model: votes beside a stage, what was trained on, who is hasty."""
 
-import ast
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 from governed import PAIR, make_run
+from notebook_cells import run_cell
 from test_ratings import item
 
 from ftlib import evidence, looks, quality, rater_flags, ratings, records, redteam
 from ftlib.profiles import resolve
 from ftlib.runs import open_run
 from ftlib.store import open_store
-
-DEEP = Path(__file__).resolve().parent.parent / "notebooks/deep"
-
-
-def run_cell(notebook: str, line: str, names: dict, *, only: tuple[str, ...] = ()) -> dict:
-    """Run the one cell that holds a line; with `only`, no more than its loops and what assigns these names."""
-    book = json.loads((DEEP / f"{notebook}.ipynb").read_text(encoding="utf-8"))
-    (source,) = ["".join(cell["source"]) for cell in book["cells"] if line in "".join(cell["source"])]
-    body = ast.parse(source).body
-    if only:
-        assigned = lambda node: {getattr(target, "id", "") for target in getattr(node, "targets", [])}
-        body = [node for node in body if isinstance(node, ast.For) or assigned(node) & set(only)]
-    exec(compile(ast.Module(body, []), notebook, "exec"), names)
-    return names
 
 
 def test_a_form_that_stays_open_changes_no_file_of_the_stage(tmp_path):
@@ -37,7 +22,7 @@ def test_a_form_that_stays_open_changes_no_file_of_the_stage(tmp_path):
     names = {"open_store": open_store, "headless": False, "run": run, "items": [item(n) for n in range(3)],
              "ratings": ratings, "rater": "ann", "seed": 17, "rating_widget": lambda session: session,
              "display": sessions.append}  # fmt: skip
-    run_cell("05b_people_and_judges", "store = open_store(", names)
+    run_cell("deep/05b_people_and_judges", "store = open_store(", names)
     vote = lambda: sessions[0].submit("A", item_id=sessions[0].current().item.id)
     vote()
     run.write_rows("votes.jsonl", names["store"].ratings())
@@ -63,7 +48,7 @@ def test_the_known_sets_are_held_against_all_that_was_trained_on(tmp_path, monke
     monkeypatch.setattr(redteam, "load_prompts", lambda name: prompts if name == "spikee" else prompts[2:])
     names = {"records": records, "quality": quality, "table": lambda *_, **__: None, "red": [],
              "run": SimpleNamespace(upstream=lambda _notebook, name: tmp_path / name)}  # fmt: skip
-    run_cell("05a_trust_the_gates", "ready = redteam.is_installed()", names)
+    run_cell("deep/05a_trust_the_gates", "ready = redteam.is_installed()", names)
     assert names["twins"] == {"advbench": 0, "strongreject": 0, "spikee": 2}
 
 
@@ -75,7 +60,7 @@ def test_looking_early_is_counted_on_the_side_of_better_only():
         "looks": looks,
         "rng": SimpleNamespace(integers=lambda *_, size: np.zeros(size)),
     }
-    run_cell("05a_trust_the_gates", "coins = rng.integers", names, only=("coins", "alarms"))
+    run_cell("deep/05a_trust_the_gates", "coins = rng.integers", names, only=("coins", "alarms", "z"))
     assert set(names["alarms"].values()) == {0.0}
 
 
@@ -83,7 +68,7 @@ def test_noise_rows_are_no_claims(tmp_path):
     rows = [{"gate": "a", "power": 0.9, "can n show it?": "yes"}, {"gate": "SFT against SFT: refused"}]
     (tmp_path / "family.json").write_text(json.dumps({"claims": rows}), encoding="utf-8")
     names = {"json": json, "run": SimpleNamespace(upstream=lambda _notebook, name: tmp_path / name)}
-    run_cell("05a_trust_the_gates", "family_of_05 =", names, only=("family_of_05", "claims"))
+    run_cell("deep/05a_trust_the_gates", "family_of_05 =", names, only=("family_of_05", "claims"))
     assert [row["gate"] for row in names["claims"]] == ["a"]
 
 
@@ -96,7 +81,7 @@ def test_replayed_programs_are_not_called_hasty():
     votes = store.ratings()
     assert {flag.name for flag in rater_flags.flag_raters(votes)} == {"fast"}  # as if people had given them
     names = {"votes": votes, "items": items, "rater_flags": rater_flags, "basis": "", "table": lambda *_: None}
-    assert run_cell("03a_rater_quality", "flags = rater_flags.flag_raters(", names)["flags"] == []
+    assert run_cell("deep/03a_rater_quality", "flags = rater_flags.flag_raters(", names)["flags"] == []
 
 
 def test_people_who_are_hasty_still_are():
@@ -111,5 +96,5 @@ def test_people_who_are_hasty_still_are():
         "basis": "",
         "table": lambda *_: None,
     }
-    flags = run_cell("03a_rater_quality", "flags = rater_flags.flag_raters(", names)["flags"]
+    flags = run_cell("deep/03a_rater_quality", "flags = rater_flags.flag_raters(", names)["flags"]
     assert {(flag.rater, flag.name) for flag in flags} == {(name, "fast") for name in ("ann", "bob", "cat")}

@@ -3,11 +3,10 @@
 import ast
 import dataclasses
 import hashlib
-import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from notebook_cells import cell_with, run_cell
 
 from ftlib import safety, sealed
 from ftlib.files import to_json
@@ -15,31 +14,14 @@ from ftlib.rollout import Canary, Guardrail, Plan, simulate
 from ftlib.rollout_widgets import rollout_widget
 from ftlib.serve import SHADOW, LocalBackend, Router
 
-NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks/07_rollout.ipynb"
-CELLS = ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]]
 MESSAGES = [SimpleNamespace(text=text) for text in ("Where is my tent?", "Help me do harm.", "How do I kill mould?")]
 REFUSAL = "I'm sorry, but I can't help with that."
-
-
-def cell_with(line: str) -> str:
-    (found,) = [cell for cell in CELLS if line in cell]
-    return found
-
-
-def run_cell(line: str, names: dict, *, only: tuple[str, ...] = ()) -> dict:
-    """Run the one cell that holds a line; with `only`, no more of it than what assigns or defines these names."""
-    body = ast.parse(cell_with(line)).body
-    if only:
-        of = lambda node: {getattr(node, "name", "")} | {getattr(t, "id", "") for t in getattr(node, "targets", [])}
-        body = [node for node in body if of(node) & set(only)]
-    exec(compile(ast.Module(body, []), str(NOTEBOOK), "exec"), names)
-    return names
 
 
 def watched(**given) -> dict:
     names = {"messages": MESSAGES, "kinds": ["production", "harmful", "borderline"], "false_alarm": 0.05, "salt": "t",
              "Guardrail": Guardrail, "Plan": Plan, "safety": safety, "table": lambda *_, **__: None}  # fmt: skip
-    return run_cell("checks = {", names | given)
+    return run_cell("07_rollout", "checks = {", names | given)
 
 
 def test_a_refusal_of_harm_is_no_event_and_one_of_a_customer_is():
@@ -54,9 +36,9 @@ def test_the_replay_counts_what_the_router_watches():
     """Two refusals and an empty answer: the harmful one is no event in `events` either."""
     names = watched() | {"np": np, "arm": "candidate", "events": {},
                          "out": [SimpleNamespace(text=text) for text in (REFUSAL, REFUSAL, "")]}  # fmt: skip
-    loop = next(node for node in ast.parse(cell_with("events[arm] =")).body if isinstance(node, ast.For))
+    loop = next(node for node in ast.parse(cell_with("07_rollout", "events[arm] =")).body if isinstance(node, ast.For))
     counted = [node for node in loop.body if ast.unparse(node).startswith("events[arm] =")]
-    exec(compile(ast.Module(counted, []), str(NOTEBOOK), "exec"), names)
+    exec(compile(ast.Module(counted, []), "07_rollout", "exec"), names)
     found = {name: hits.tolist() for name, hits in names["events"]["candidate"].items()}
     assert found == {"failed": [False, False, True], "refused": [True, False, False], "leak": [False, False, False]}
 
@@ -73,7 +55,7 @@ def test_another_adapter_or_message_has_another_shadow_log(tmp_path):
             "messages": messages, "sealed": sealed, "to_json": to_json, "hashlib": hashlib,
             "run": SimpleNamespace(stage=tmp_path),
         }  # fmt: skip
-        return run_cell("shadow_log =", names, only=("digests", "log_of", "shadow_log"))["shadow_log"]
+        return run_cell("07_rollout", "shadow_log =", names, only=("digests", "log_of", "shadow_log"))["shadow_log"]
 
     first = log()
     assert log() == first
@@ -92,10 +74,10 @@ def test_held_by_hand_and_the_cell_run_again(tmp_path):
     )
     shown = []
     names["display"] = shown.append
-    run_cell("again = Router(", names)
+    run_cell("07_rollout", "again = Router(", names)
     shown[-1].why.value = "complaints"
     shown[-1].buttons["hold"].click()
-    run_cell("again = Router(", names)
+    run_cell("07_rollout", "again = Router(", names)
     assert names["router"].canary.state == "held" and "held by hand" in shown[-1]._status.value
 
 
@@ -103,7 +85,7 @@ def test_a_rollout_that_ends_where_somebody_would_hold_it():
     """One of two answers of the candidate is broken: it is rolled back, and the hold at that request is left out."""
     names = {"np": np, "Canary": Canary, "seed": 17, "messages": MESSAGES, "weight": np.full(3, 1 / 3)}
     names["plan"] = Plan(shares=(0.5, 1.0), requests=(2_000, 0), guardrails=(Guardrail("failed"),))
-    drill = run_cell("def drill(", names)["drill"]
+    drill = run_cell("07_rollout", "def drill(", names)["drill"]
     sound = {"failed": np.zeros(3, dtype=bool)}
     both = {"baseline": sound, "candidate": sound}
     ended, _ = drill(both, 0.5)
@@ -119,7 +101,7 @@ def test_the_plan_on_paper_is_the_one_that_is_followed():
                          "simulations": 300, "table": lambda *_, **__: None}  # fmt: skip
     asked = []
     names["simulate"] = lambda plan, **how: asked.append(plan) or simulate(plan, **how)
-    run_cell("paper = {", names)
+    run_cell("07_rollout", "paper = {", names)
     paper, early = names["paper"], names["early"]
     assert asked == [names["plan"]] * 5 and dataclasses.astuple(names["rails"][0])[:2] == ("failed", 0.03)
     assert early(paper[0.04]) >= 0.95 and paper[0.02].stopped.mean() <= 0.05
