@@ -337,6 +337,8 @@ def app(router: Router) -> Any:
             router.manual(str(given.get("do")), str(given.get("why", "")))
         except (ValueError, AttributeError) as error:
             return refused(str(error))
+        except OSError as error:
+            return refused(f"not done, because the log could not be written: {error}", 503)
         return await status(request)
 
     return Starlette(

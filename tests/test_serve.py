@@ -220,6 +220,9 @@ def test_what_cannot_be_logged_is_not_done(tmp_path, monkeypatch):
         full.setattr("ftlib.serve.append_line", half)
         with pytest.raises(OSError, match="No space left"):
             made.manual("hold", "a holiday")
+        with listening(app(made)) as address:
+            told = httpx.post(f"{address}/rollout", json={"do": "hold", "why": "a holiday"})
+        assert told.status_code == 503 and "not done" in told.text
     assert made.canary.status() == status and made.canary.state == "running"
     assert made.log.path.read_bytes() == before
     made.manual("hold", "a holiday")
