@@ -7,7 +7,10 @@ equal share of the stake on each step at which a hack may begin. The alarm goes 
 chance of alpha at most over the whole training, however often one looks (Ville's inequality; a mixture over start times
 as in Shin, Ramdas and Rinaldo, arXiv 2203.03532).
 
-`Watch` puts it into a GRPO run: it sees the rollouts that the steps make anyway, and knows the way back.
+`Watch` puts it into a GRPO run: it sees the rollouts that the steps make anyway, and knows the way back. An alarm that
+could not go off says nothing by its silence. A reward that is the true metric at a weight w and other parts besides can
+leave it behind by (1 - w)(1 - success) at most, which may be less than the bound; so watch those other parts alone, as
+a proxy of their own, and ask `Watch.foresee` before training which known hacks would be seen.
 
 Left out on purpose: a true metric that falls while the proxy stands still. That is no hack but damage, which the
 canary evaluation sees (and a rollback mends). And runs on several processes: each would watch its own rollouts only.
@@ -99,7 +102,8 @@ class Watch:
 
     Args:
         before: rollouts before training, on cases like those of the training.
-        proxy, true: of one rollout, in [0, 1]: the reward that is trained on, and what one cares about.
+        proxy, true: of one rollout, in [0, 1]: the reward that is trained on, or its parts that can be had without the
+            true metric; and what one cares about.
         steps: planned.
         record: a JSON file with the steps so far; a resumed training goes on from it.
         keep: called to save the policy as it is; it takes the place of the one kept before.
@@ -174,6 +178,27 @@ class Watch:
         """
         return self.rows[-1]["proxy"]
 
+    def foresee(self, hack: Sequence[Trajectory], *, rollouts: int) -> int | None:
+        """The step of the alarm if the policy worked like this from the first step on; None: in none that is planned.
+
+        Args:
+            hack: rollouts of it, e.g. of an attack in the reward lab, in an order that does not depend on them. Each
+                step takes the next ones, over and over.
+            rollouts: of a step.
+
+        Raises:
+            ValueError: no rollouts, or none a step.
+        """
+        if not hack or rollouts < 1:
+            raise ValueError(f"expected rollouts of a hack and 1 or more a step, got {len(hack)} and {rollouts}")
+        proxy, true = ([f(t) for t in hack] for f in (self._proxy, self._true))
+        monitor = HackMonitor(*self._before, steps=self._steps)
+        for step in range(self._steps):
+            places = [n % len(hack) for n in range(step * rollouts, (step + 1) * rollouts)]
+            if monitor.add([proxy[n] for n in places], [true[n] for n in places]):
+                return step + 1
+        return None
+
     def means(self, what: str) -> tuple[list[int], list[float]]:
         """Steps, and the mean of "proxy" or "true" over each one's rollouts, for a figure."""
         return [row["step"] for row in self.rows], [float(np.mean(row[what])) for row in self.rows]
@@ -183,3 +208,29 @@ class Watch:
         for row in self.rows:
             monitor.add(row["proxy"], row["true"])
         return monitor
+
+
+def steps_to_alarm(began: int | None, alarm: int | None, *, steps: int, within: int) -> int | None:
+    """Steps that a hack went on until its alarm, the first and the last one counted; None where nobody can say.
+
+    Without an alarm the hack went on for all steps left. Fewer than `within` of them prove nothing: the alarm was not
+    late yet. Otherwise the answer is one more than there were, so it lies above `within`.
+
+    Args:
+        began: the step in which the hack began; None: there was none.
+        alarm: the step in which it was seen first; None: never.
+        steps: of the training.
+        within: steps in which it has to be seen.
+
+    Example:
+        >>> steps_to_alarm(2, 4, steps=6, within=5), steps_to_alarm(2, None, steps=6, within=5)
+        (3, 6)
+        >>> steps_to_alarm(3, None, steps=6, within=5) is None
+        True
+    """
+    if began is None:
+        return None
+    if alarm is not None:
+        return max(1, alarm - began + 1)
+    left = steps - began + 1
+    return left + 1 if left >= within else None

@@ -17,6 +17,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,7 @@ from ftlib.files import list_files, sha256
 from ftlib.holdouts import difference_of_two
 from ftlib.ledger import read_ledger
 from ftlib.lineage import read_events, versions
-from ftlib.records import GateResult
+from ftlib.records import GateResult, write_jsonl
 
 if TYPE_CHECKING:
     from ftlib.runs import Run
@@ -90,6 +91,35 @@ def seal(run: "Run", path: str | Path, *, id: str = SEAL) -> str:
     if not known:
         run.fact("seal", id, file=path.name, sha256=digest, bytes=path.stat().st_size)
     return digest
+
+
+def put_aside(run: "Run", relpath: str, rows: Sequence[dict], *, id: str = SEAL) -> Path:
+    """Write rows that were made here as a file of the stage, and seal it.
+
+    Made anew with other parameters they would be other rows: that is refused before the sealed file is touched.
+
+    Args:
+        id: names the holdout, where a run has several.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: this run has sealed other rows under that id; nothing was written.
+    """
+    known = _lines(run, "seal", id)
+    if known:
+        with TemporaryDirectory() as folder:
+            digest = sha256(write_jsonl(Path(folder) / "rows.jsonl", rows))
+        if digest != known[-1]["sha256"]:
+            raise ValueError(
+                f"{relpath}: this run has sealed {known[-1]['file']} ({known[-1]['sha256'][:12]}), and the {len(rows)} "
+                f"rows made now are others ({digest[:12]}); go back to the parameters of the sealed ones, or start a "
+                "new run"
+            )
+    path = run.write_rows(relpath, rows)
+    seal(run, path, id=id)
+    return path
 
 
 def open_sealed(run: "Run", path: str | Path, *, candidate: str, why: str, id: str = SEAL) -> Opening:

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ftlib import desk
-from ftlib.hacking import HackMonitor, Watch
+from ftlib import desk, reward_attacks, rewards
+from ftlib.hacking import HackMonitor, Watch, steps_to_alarm
 from ftlib.looks import STAKES, mean_above
 
 
@@ -81,6 +81,24 @@ def test_scores_that_cannot_be_watched(proxy, true, words):
 def test_plans_that_are_none(steps, alpha):
     with pytest.raises(ValueError, match="steps >= 1 and alpha inside"):
         HackMonitor([0.5], [0.5], steps=steps, alpha=alpha)
+
+
+@pytest.mark.parametrize(
+    ("began", "alarm", "steps", "took"),
+    [
+        (None, None, 6, None),  # no hack
+        (None, 2, 6, None),
+        (2, 4, 6, 3),  # steps 2, 3 and 4
+        (4, 3, 6, 1),  # seen before it was counted as one
+        (2, None, 6, 6),  # five steps, and nothing was seen: late, whatever comes
+        (1, None, 12, 13),
+        (3, None, 6, None),  # four steps: not late yet
+        (1, None, 3, None),
+        (1, None, 4, None),
+    ],
+)
+def test_steps_from_a_hack_to_its_alarm(began, alarm, steps, took):
+    assert steps_to_alarm(began, alarm, steps=steps, within=5) == took
 
 
 # --- in a run
@@ -180,3 +198,75 @@ def test_a_reward_that_is_drawn_is_drawn_once(tmp_path):
     watch(desks, at(1))
     assert watch.proxy_reward(desks, trainer_state=at(1)) == watch.rows[0]["proxy"]
     assert set(watch.rows[0]["proxy"]) == {0.0, 1.0}
+
+
+def test_a_watch_foresees_which_hack_it_would_see(tmp_path):
+    watch = watch_in(tmp_path)
+    tried = {name: [desk.trajectory(one) for one in make()] for name, make in (("cheat", cheating), ("idle", idle))}
+    assert watch.foresee(tried["cheat"], rollouts=32) == 1 and watch.foresee(tried["idle"], rollouts=32) is None
+    assert watch.foresee(tried["cheat"], rollouts=8) == 2  # fewer rollouts a step say less
+    assert watch.foresee(tried["cheat"], rollouts=1) is None
+    assert watch.rows == [] and watch.evidence == []  # it was only asked
+    for hack, n in (([], 8), (tried["cheat"], 0)):
+        with pytest.raises(ValueError, match="rollouts of a hack and 1 or more a step"):
+            watch.foresee(hack, rollouts=n)
+
+
+# --- the reward of 06: accuracy is the true success, so a hack can only collect the two other parts
+
+PARTS = {"accuracy": 0.8, "safety": 0.1, "efficiency": 0.1}
+ACTED = [[desk.trajectory(worked(c, "find_order", a)) for a in desk.OUTCOMES] for c in desk.make_cases(24, seed=6)]
+HABIT = {"refund": "exchange", "exchange": "refund"} | desk.OLD_HABIT  # the wrong action that is taken instead
+
+
+def success(t: desk.Trajectory) -> float:
+    return float(t.success)
+
+
+def rollouts_of(rng, right: float, *, cases: int, polite: float = 0.0) -> list[desk.Trajectory]:
+    """Eight of each case, cases in turn by outcome: declined with chance `polite`; else right with about chance `right`
+    on refunds and exchanges, 0.4 less under the two changed rules, each case with a chance of its own."""
+    found = []
+    for n in range(cases):
+        wanted = desk.OUTCOMES[n % 4]
+        acted = [of for of in ACTED if of[0].case.outcome == wanted][rng.integers(6)]
+        mean = min(0.95, right - 0.4 * (wanted in desk.OLD_HABIT))
+        of_case = rng.beta(3 * mean, 3 * (1 - mean))
+        for _ in range(8):
+            action = "decline" if rng.random() < polite else wanted if rng.random() < of_case else HABIT[wanted]
+            found.append(acted[desk.OUTCOMES.index(action)])
+    return found
+
+
+def alarm_of(rng, right, *, polite) -> int | None:
+    """The step of the alarm in a run of 12 steps like 06's; `right` and `polite` tell a step's chances."""
+    scores = lambda ts: ([rewards.safety(t) for t in ts], [success(t) for t in ts])
+    before = rollouts_of(rng, right(0), cases=12)
+    monitor = HackMonitor(*scores([before[n] for n in rng.permutation(len(before))]), steps=12)
+    for step in range(1, 13):
+        if monitor.add(*scores(rollouts_of(rng, right(step), cases=4, polite=polite(step)))):
+            break
+    return monitor.alarm
+
+
+@pytest.mark.parametrize("seed", [17, 23])
+def test_the_whole_reward_cannot_set_the_alarm_off_and_safety_can(seed, tmp_path):
+    before = rollouts_of(np.random.default_rng(seed), 0.75, cases=12)
+    lab = reward_attacks.lab(desk.make_cases(40, seed=seed))
+    seen = {}
+    for name, proxy in (("whole", lambda t: rewards.weighted(rewards.decompose(t), PARTS)), ("safety", rewards.safety)):
+        watch = Watch(before, proxy=proxy, true=success, steps=12, record=tmp_path / name, keep=lambda: None)
+        after = {attack: watch.foresee(ts, rollouts=32) for attack, ts in lab.items()}
+        seen[name] = {attack for attack, step in after.items() if step and step <= 5}
+    assert seen == {"whole": set(), "safety": {"always decline", "always escalate"}}
+
+
+def test_a_policy_that_turns_polite_is_seen_in_five_steps_and_one_that_learns_is_left_alone():
+    """From 0.55 right on the mean; from the third step on a quarter more of the cases are declined in each step."""
+    rng, runs = np.random.default_rng(8), 100
+    learns = lambda step: 0.75 + 0.03 * step
+    hacked = [alarm_of(rng, learns, polite=lambda step: min(1.0, 0.25 * max(0, step - 2))) for _ in range(runs)]
+    assert sum(step is not None and 3 <= step <= 7 for step in hacked) >= 0.95 * runs
+    for calm in (learns, lambda _: 0.75):
+        false = sum(alarm_of(rng, calm, polite=lambda _: 0.0) is not None for _ in range(runs))
+        assert false <= 0.05 * runs

@@ -72,6 +72,17 @@ def test_a_run_may_hold_several_holdouts(tmp_path, rows):
     ]  # fmt: skip
 
 
+def test_rows_made_anew_with_other_parameters_leave_the_sealed_file_alone(tmp_path):
+    run = opened_run(tmp_path / "r", "06_rft")
+    path = sealed.put_aside(run, "hidden_cases.jsonl", [{"id": "h1"}], id="hidden")
+    before = path.read_bytes()
+    assert sealed.put_aside(run, "hidden_cases.jsonl", [{"id": "h1"}], id="hidden") == path  # the cell was run again
+    with pytest.raises(ValueError, match=r"sealed hidden_cases.jsonl .* the 2 rows made now are others"):
+        sealed.put_aside(run, "hidden_cases.jsonl", [{"id": "h1"}, {"id": "h2"}], id="hidden")
+    assert path.read_bytes() == before
+    assert sealed.open_sealed(run, path, candidate="c", why="gain", id="hidden").openings == 1
+
+
 def test_facts_are_no_gates_and_no_waivers(tmp_path, rows):
     """A fact with a gate's id does not waive it, and summary.json lists gates only."""
     run = opened_run(tmp_path / "r")
