@@ -3,15 +3,21 @@
 "On the same budget" is a claim until it is counted: so an arm ends with its seconds, the tokens that its policy wrote
 to learn from, and the tokens that carried loss.
 
+`Results` keeps less: what was measured, where the trained weights are not needed again.
+
 Left out on purpose: memory (`methods.PeakMemory`), and how an arm is trained, which is read in the notebook.
 """
 
+import hashlib
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ftlib.files import read_json, write_atomic
 
@@ -73,3 +79,49 @@ class Arm:
         self.notes = dict(notes or {})
         write_atomic(self._mark, json.dumps({"key": self.key, "cost": asdict(self.cost), "notes": self.notes}))
         self.done = True
+
+
+class Results:
+    """What was measured of each training of a comparison, by name; kept, so that a killed notebook trains none twice.
+
+    Looked up like a dict. A list of numbers comes back as an array, whether it was measured now or before.
+
+    Args:
+        folder: for a file of each training.
+        key: all that the trainings depend on, in values that JSON takes. What was measured under another key counts as
+            not there.
+
+    Attributes:
+        key: its sha256.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> results = Results(Path(mkdtemp()), key=["these pairs", "this model"])
+        >>> if "beta 0.1" not in results:
+        ...     results["beta 0.1"] = {"wins": [1.0, 0.5], "texts": ["No.", "Yes."]}
+        >>> results["beta 0.1"]["wins"].mean()
+        0.75
+    """
+
+    def __init__(self, folder: Path, *, key: Any):
+        self.folder = Path(folder)
+        self.key = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+
+    def __contains__(self, name: str) -> bool:
+        path = self._path(name)
+        return path.exists() and {"key": self.key, "name": name}.items() <= read_json(path).items()
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        if name not in self:
+            raise KeyError(f"{name}: not measured under this key; train it first")
+        found = read_json(self._path(name))["found"]
+        numbers = lambda value: isinstance(value, list) and all(isinstance(x, int | float) for x in value)
+        return {what: np.array(value, dtype=float) if numbers(value) else value for what, value in found.items()}
+
+    def __setitem__(self, name: str, found: Mapping[str, Any]) -> None:
+        plain = {what: value.tolist() if isinstance(value, np.ndarray) else value for what, value in found.items()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._path(name), json.dumps({"key": self.key, "name": name, "found": plain}))
+
+    def _path(self, name: str) -> Path:
+        return self.folder / (re.sub(r"[^\w.+-]+", "_", name) + ".json")

@@ -176,21 +176,22 @@ def keep_reference(trainer, *, batch: int = 32, kept: Path | None = None, of: st
     the last change of a row and before rows are repeated; adds the columns `ref_chosen_logps`, `ref_rejected_logps`.
 
     Args:
-        kept: a file that takes each batch as it comes, so that a killed notebook goes on from there. What it holds of
-            other rows, or of another `of`, is thrown away.
+        kept: a file that takes each batch as it comes, so that a killed notebook goes on from there, and so that
+            several trainings on the same rows share one. What it holds of another `of` is thrown away.
         of: names the reference, e.g. the hash of its weights.
     """
     rows = trainer.train_dataset
     columns = ("prompt_ids", "chosen_ids", "rejected_ids")
     by_length = sorted(range(len(rows)), key=[len(ids) for ids in rows["prompt_ids"]].__getitem__)
     found = {"ref_chosen_logps": [0.0] * len(rows), "ref_rejected_logps": [0.0] * len(rows)}
-    key = hashlib.sha256(json.dumps([of, *(list(rows[name]) for name in columns)]).encode()).hexdigest() if kept else ""
-    known = _kept_batches(Path(kept), key) if kept else []
-    for line in known:
-        for name, values in zip(found, line["logps"], strict=True):
-            for n, value in zip(line["rows"], values, strict=True):
-                found[name][n] = value
-    done = {n for line in known for n in line["rows"]}
+    id_of = lambda row: hashlib.sha256(json.dumps([row[name] for name in columns]).encode()).hexdigest()[:16]
+    ids = [id_of(row) for row in rows] if kept else []  # by what a row holds, not by its place: sets overlap
+    lines = _kept_batches(Path(kept), of) if kept else []
+    known = {id: both for line in lines for id, *both in zip(line["ids"], *line["logps"], strict=True)}
+    done = {n for n, id in enumerate(ids) if id in known}
+    for n in done:
+        for name, value in zip(found, known[ids[n]], strict=True):
+            found[name][n] = value
     rest = [n for n in by_length if n not in done]
     with bar(total=len(rows), initial=len(done), desc="reference", unit="pair", mininterval=2) as shown:
         for start in range(0, len(rest), batch):
@@ -202,22 +203,22 @@ def keep_reference(trainer, *, batch: int = 32, kept: Path | None = None, of: st
                 for n, value in zip(part, values, strict=True):
                     found[name][n] = value
             if kept:
-                append_line(Path(kept), json.dumps({"rows": part, "logps": both}))
+                append_line(Path(kept), json.dumps({"ids": [ids[n] for n in part], "logps": both}))
             shown.update(len(part))
     for name, values in found.items():
         rows = rows.add_column(name, values)
     trainer.train_dataset, trainer.precompute_ref_logps = rows, True
 
 
-def _kept_batches(path: Path, key: str) -> list[dict]:
-    """The whole lines of a file that begins with this key; a file of another key is begun anew."""
+def _kept_batches(path: Path, of: str) -> list[dict]:
+    """The whole lines of a file that begins with this reference; a file of another one is begun anew."""
     if path.exists():
         mend_tail(path)
         first, *lines = [json.loads(line) for line in whole_lines(path)[0]] or [{}]
-        if first.get("key") == key:
+        if first.get("of") == of:
             return lines
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps({"key": key}) + "\n")
+    write_atomic(path, json.dumps({"of": of}) + "\n")
     return []
 
 

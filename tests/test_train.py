@@ -100,22 +100,27 @@ def test_a_killed_reference_goes_on_where_it_was(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         ft.keep_reference(reference_trainer([], fail_at=2), batch=2, kept=kept, of="a")
     with open(kept, "ab") as file:
-        file.write(b'{"rows": [0], "lo')  # the piece of a line that the kill left
+        file.write(b'{"ids": ["0f"], "lo')  # the piece of a line that the kill left
     for expected in ([(2, 5)], []):  # the batch that was missing; then nothing is left to do
         trainer = reference_trainer(seen := [])
         ft.keep_reference(trainer, batch=2, kept=kept, of="a")
         assert seen == expected and logps_of(trainer) == [[4.0, 2.0, 3.0], [14.0, 12.0, 13.0]]
 
 
-def test_another_reference_and_other_rows_begin_anew(tmp_path):
+def test_another_reference_begins_anew_and_sets_of_the_same_rows_share_one(tmp_path):
     kept = tmp_path / "reference.jsonl"
     ft.keep_reference(reference_trainer([]), batch=2, kept=kept, of="a")
     ft.keep_reference(reference_trainer(seen := []), batch=2, kept=kept, of="b")
     assert len(seen) == 2
-    changed = reference_trainer(seen := [])
-    changed.train_dataset = changed.train_dataset.select([0, 1])
-    ft.keep_reference(changed, batch=2, kept=kept, of="b")
-    assert len(seen) == 1 and logps_of(changed) == [[4.0, 2.0], [14.0, 12.0]]
+    part = reference_trainer(seen := [])
+    part.train_dataset = part.train_dataset.select([2, 0])  # other places, the same rows
+    ft.keep_reference(part, batch=2, kept=kept, of="b")
+    assert seen == [] and logps_of(part) == [[3.0, 4.0], [13.0, 14.0]]
+    more = reference_trainer(seen := [])
+    turned = {**more.train_dataset[0], "chosen_ids": [13, 1], "rejected_ids": [3, 1]}
+    more.train_dataset = more.train_dataset.add_item(turned)
+    ft.keep_reference(more, batch=2, kept=kept, of="b")
+    assert seen == [(2, 5)] and logps_of(more) == [[4.0, 2.0, 3.0, 14.0], [14.0, 12.0, 13.0, 4.0]]
 
 
 def test_token_logprobs_do_not_depend_on_padding():
