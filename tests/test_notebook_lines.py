@@ -1,0 +1,192 @@
+"""Lines of notebooks, read out and tried: what a finished training is held by, and what is said of its result."""
+
+import ast
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from notebook_runs import ROOT
+
+from ftlib import arms, gates, sealed
+from ftlib import train as ft
+
+WHERE = {"06_rft": "same_warm", "deep/06a_hacked_on_purpose": "key", "deep/06b_rft_or_more_dpo": "key"}
+
+
+def line_of(name: str, variable: str, names: dict):
+    """What the notebook's own line makes of these names; the one that assigns to the variable."""
+    book = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    code = [ast.parse("".join(cell["source"])) for cell in book["cells"] if cell["cell_type"] == "code"]
+    nodes = [node for cell in code for node in ast.walk(cell) if isinstance(node, ast.Assign)]
+    made = [node.value for node in nodes if ast.unparse(node.targets[0]) == variable]
+    assert len(made) == 1
+    return eval(ast.unparse(made[0]), names)
+
+
+def key_of(name: str, chain: list[Path]) -> str:
+    config = SimpleNamespace(learning_rate=1e-3, seed=3)
+    names = dict.fromkeys(("n_rows", "trick_share", "new_share", "max_level", "longest", "seed"), 1)
+    names |= {"json": json, "ft": ft, "sealed": sealed, "chain": chain, "model_id": "embedded", "logged": [1, 2]}
+    return line_of(name, WHERE[name], names | dict.fromkeys(("config", "shows", "imitate"), config))
+
+
+@pytest.fixture
+def chain(tmp_path):
+    folders = [tmp_path / name / "adapter" for name in ("sft", "dpo", "rft")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "adapter_model.safetensors").write_bytes(b"weights of " + folder.parent.name.encode())
+    return folders
+
+
+@pytest.mark.parametrize("name", WHERE)
+@pytest.mark.parametrize("stage", ["sft", "dpo", "rft"])
+def test_a_retrained_adapter_upstream_is_another_training(name, stage, chain, tmp_path):
+    if stage == "rft" and name == "06_rft":
+        chain = chain[:2]  # 06 trains that one itself
+    before = key_of(name, chain)
+    assert key_of(name, chain) == before
+    done = arms.Arm(tmp_path / "arm", key=before)
+    done.adapter.mkdir(parents=True)
+    done.finish(rollouts=1, sampled=1, trained=1)
+    changed = tmp_path / stage / "adapter" / "adapter_model.safetensors"
+    changed.write_bytes(b"trained with another beta")
+    after = key_of(name, chain)
+    assert (after != before) == (changed.parent in chain)
+    assert arms.Arm(tmp_path / "arm", key=before).done and arms.Arm(tmp_path / "arm", key=after).done == (
+        after == before
+    )
+
+
+def test_the_grpo_of_06_hangs_on_its_warm_start(tmp_path):
+    """Checkpoints of another warm start are thrown away, so training begins anew."""
+    book = (ROOT / "notebooks" / "06_rft.ipynb").read_text(encoding="utf-8")
+    assert '\\"warm\\": same_warm' in book
+    folder = tmp_path / "grpo"
+    ft.last_complete_checkpoint(folder, fingerprint={"warm": "one"})
+    (folder / "checkpoint-12").mkdir()
+    (folder / "checkpoint-12" / "COMPLETE").touch()
+    assert ft.last_complete_checkpoint(folder, fingerprint={"warm": "one"}).endswith("checkpoint-12")
+    assert ft.last_complete_checkpoint(folder, fingerprint={"warm": "two"}) is None
+
+
+@pytest.mark.parametrize(("gained", "rows", "said"), [(5, 1, False), (6, 1, True), (7, 5, False), (8, 5, True)])
+def test_what_06b_calls_shown(gained, rows, said):
+    """All n changed cases are RFT's: McNemar's p is 2 * 0.5 ** n, 0.031 at six, 0.0078 at eight; Holm: times rows."""
+    dpo, rft = np.zeros(20 * rows), np.zeros(20 * rows)
+    rft[:gained] = 1
+    lengths = {str(k): list(range(20 * k, 20 * (k + 1))) for k in range(rows)}
+    done = {"DPO": dpo, "RFT": rft}.__getitem__
+    tested = line_of("deep/06b_rft_or_more_dpo", "tested", {"gates": gates, "done": done, "lengths": lengths})
+    assert tested == pytest.approx([2 * 0.5**gained, *[1.0] * (rows - 1), 2 * 0.5**gained])  # the last one: all cases
+    payoff = {k: ((gained / 20, None), 20) for k in lengths}
+    names = {"gates": gates, "payoff": payoff, "tested": tested[:-1]}
+    names["by_chance"] = line_of("deep/06b_rft_or_more_dpo", "by_chance", names)
+    assert line_of("deep/06b_rft_or_more_dpo", "shows", names) == (["0"] if said else [])
+
+
+def test_06c_says_which_step_is_kept():
+    row = lambda step, action: {"step": step, "action": action}
+    stopped = {"rows": [row(0, "start"), row(3, "kept"), row(6, "back, stopped")]}
+    at_once = {"rows": [row(0, "start"), row(3, "back, stopped")]}
+    kept = lambda done: line_of("deep/06c_offline_first", "step_kept[name]", {"trained": {"x": done}, "name": "x"})
+    assert (kept(stopped), kept(at_once)) == (3, 0)
+
+
+def cell_with(name: str, words: str) -> str:
+    """The one code cell that holds these words."""
+    book = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    found = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code" and words in "".join(c["source"])]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_06c_draws_the_same_pairs_when_its_cells_are_run_again():
+    texts = [f"way {n}" for n in range(8)]
+    names = {
+        "np": np, "seed": 3, "n_tries": 4, "pairs_a_case": 2, "table": lambda *_, **__: None,
+        "train_cases": [SimpleNamespace(id="c1", message="refund me"), SimpleNamespace(id="c2", message="swap it")],
+        "log": SimpleNamespace(trajectories=range(8), chats=texts),
+        "replays": SimpleNamespace(told=lambda _, chat: chat),
+        "rng": np.random.default_rng(1),
+    }  # fmt: skip
+    drawn = []
+    for _ in range(2):
+        exec(cell_with("deep/06c_offline_first", "item = records.Candidate("), names)
+        drawn.append([item.id for item in names["items"]])
+        names["rng"].random()  # what the cells between have drawn
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) == 4
+
+
+@pytest.mark.parametrize(
+    ("fell", "ends", "verdict"),
+    [
+        (-0.01, (-0.03, 0.01), "PASS"),
+        (-0.01, (-0.08, 0.04), "ABSTAIN"),  # it may have fallen further than the margin
+        (-0.05, (-0.12, 0.02), "ABSTAIN"),  # it may as well not have
+        (-0.10, (-0.16, -0.04), "FAIL"),
+    ],
+)
+def test_06c_a_fall_that_may_be_chance_is_no_verdict(fell, ends, verdict):
+    ends = gates.Interval(*ends)
+    told = line_of("deep/06c_offline_first", "told_apart", {"fell": fell, "fell_ends": ends})
+    gate = gates.judge_gate("x", "06c", value=fell if told else None, threshold=-0.02, op=">=", n=20, need_n=15,
+                            interval=ends, margin=0.03)  # fmt: skip
+    assert gate.verdict == verdict
+
+
+@pytest.mark.parametrize(("ends", "told"), [((0.02, 0.3), True), ((-0.1, 0.1), True), ((-0.4, 0.5), False)])
+def test_06a_a_control_that_scatters_excludes_nothing(ends, told):
+    names = {"ends": gates.Interval(*ends), "gains": {"mended": (0.3, None)}}
+    assert line_of("deep/06a_hacked_on_purpose", "told", names) == told
+
+
+@pytest.mark.parametrize(("share", "rows"), [(0.0, 0), (0.05, 2), (0.4, 19), (0.5, 24), (1.0, 48)])
+def test_06a_shows_the_trick_in_the_share_of_rows_that_was_asked_for(share, rows):
+    names = {"np": np, "seed": 3, "n_rows": 48, "trick_share": share}
+    assert len(line_of("deep/06a_hacked_on_purpose", "tricked_rows", names)) == rows
+
+
+@pytest.mark.parametrize("steps", [1, 6, 12])
+def test_the_arms_of_06a_have_the_rate_of_the_first_steps_of_06(steps):
+    """06 falls linearly to 0 over 12 steps: in step k, from 0, the rate is 5e-4 (1 - k / 12)."""
+    import torch
+    from transformers import get_scheduler
+
+    code = ast.parse(cell_with("deep/06a_hacked_on_purpose", "grpo = GRPOConfig("))
+    given = {k.arg: k.value for n in ast.walk(code) if isinstance(n, ast.Call) for k in n.keywords}
+    names = {"learning_rate": 5e-4, "n_steps": steps, "p": SimpleNamespace(rft_steps=12)}
+    kwargs = eval(ast.unparse(given["lr_scheduler_kwargs"]), names)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=5e-4)
+    kind = ast.literal_eval(given["lr_scheduler_type"])
+    schedule = get_scheduler(
+        kind, optimizer, num_warmup_steps=0, num_training_steps=steps, scheduler_specific_kwargs=kwargs
+    )
+    rates = []
+    for _ in range(steps):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([5e-4 * (1 - k / 12) for k in range(steps)])
+
+
+@pytest.mark.parametrize("beta", [0.05, 0.3, 1.0])
+def test_04b_draws_its_losses_at_any_beta(beta):
+    """Its asserts hold, and the corner of hinge at 1 / beta lies well inside the figure."""
+    import torch
+    import torch.nn.functional as F
+
+    code = cell_with("deep/04b_losses_compared", "swapped, simpo =").split("fig = ")[0]
+    names = {"beta": beta, "torch": torch, "F": F, "np": np}
+    exec(code, names)
+    assert names["margin"].min() < 0 < 1 / beta < 0.5 * names["margin"].max()
+
+
+def test_04b_the_control_is_the_old_pairs_of_the_fresh_ones_prompts():
+    pair = lambda id: SimpleNamespace(id=id)
+    names = {"fresh": [pair("b"), pair("d")], "unseen": [pair(x) for x in "abcd"], "p": SimpleNamespace(is_smoke=False)}
+    names["renewed"] = line_of("deep/04b_losses_compared", "renewed", names)
+    assert [x.id for x in line_of("deep/04b_losses_compared", "old", names)] == ["b", "d"]
+    assert line_of("deep/04b_losses_compared", "old", names | {"renewed": set()}) == []
