@@ -21,6 +21,7 @@ from statsmodels.stats.power import normal_sample_size_one_tail
 
 from ftlib.records import GateResult
 
+LEAST_GAIN = 0.001  # not 0: a model that answers as its baseline does has a gain of exactly 0, with both ends
 RESAMPLES = 9_999
 BATCH = 500  # resamples held at once: memory stays at BATCH x n floats
 

@@ -18,8 +18,6 @@ from numpy.typing import ArrayLike
 from ftlib import data_gates, quality, tasks
 from ftlib.confusion import NO_LABEL
 
-LEAST_GAIN = 0.001  # not 0: a model that answers as its baseline does has a gain of exactly 0, with both ends
-
 
 def labels_of(rows: Sequence[Any]) -> list[str]:
     """The labels of the rows in order of the alphabet; empty where the answers are texts (`data_gates.items_of`).

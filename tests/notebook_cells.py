@@ -6,11 +6,15 @@ import json
 from notebook_runs import ROOT
 
 
-def cell_with(notebook: str, line: str) -> str:
-    """The source of the one code cell that holds a line; `notebook` as "07_rollout" or "deep/05a_…"."""
+def code_cells(notebook: str) -> list[str]:
+    """The sources of the code cells; `notebook` as "07_rollout" or "deep/05a_…"."""
     book = json.loads((ROOT / f"notebooks/{notebook}.ipynb").read_text(encoding="utf-8"))
-    sources = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
-    (found,) = [source for source in sources if line in source]
+    return ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+
+
+def cell_with(notebook: str, line: str) -> str:
+    """The source of the one code cell that holds a line."""
+    (found,) = [source for source in code_cells(notebook) if line in source]
     return found
 
 
@@ -22,3 +26,13 @@ def run_cell(notebook: str, line: str, names: dict, *, only: tuple[str, ...] = (
         body = [node for node in body if set_in(node) & set(only)]
     exec(compile(ast.Module(body, []), notebook, "exec"), names)
     return names
+
+
+def line_of(notebook: str, variable: str, names: dict):
+    """What the notebook's own line makes of these names; the one that assigns to the variable."""
+    nodes = [
+        node for cell in code_cells(notebook) for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Assign)
+    ]
+    made = [node.value for node in nodes if ast.unparse(node.targets[0]) == variable]
+    assert len(made) == 1
+    return eval(ast.unparse(made[0]), names)

@@ -7,22 +7,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from notebook_runs import ROOT
+from notebook_cells import cell_with, code_cells, line_of
 
 from ftlib import arms, gates, sealed
 from ftlib import train as ft
 
 WHERE = {"06_rft": "same_warm", "deep/06a_hacked_on_purpose": "key", "deep/06b_rft_or_more_dpo": "key"}
-
-
-def line_of(name: str, variable: str, names: dict):
-    """What the notebook's own line makes of these names; the one that assigns to the variable."""
-    book = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
-    code = [ast.parse("".join(cell["source"])) for cell in book["cells"] if cell["cell_type"] == "code"]
-    nodes = [node for cell in code for node in ast.walk(cell) if isinstance(node, ast.Assign)]
-    made = [node.value for node in nodes if ast.unparse(node.targets[0]) == variable]
-    assert len(made) == 1
-    return eval(ast.unparse(made[0]), names)
 
 
 def key_of(name: str, chain: list[Path]) -> str:
@@ -62,8 +52,7 @@ def test_a_retrained_adapter_upstream_is_another_training(name, stage, chain, tm
 
 def test_the_grpo_of_06_hangs_on_its_warm_start(tmp_path):
     """Checkpoints of another warm start are thrown away, so training begins anew."""
-    book = (ROOT / "notebooks" / "06_rft.ipynb").read_text(encoding="utf-8")
-    assert '\\"warm\\": same_warm' in book
+    assert any('"warm": same_warm' in cell for cell in code_cells("06_rft"))
     folder = tmp_path / "grpo"
     ft.last_complete_checkpoint(folder, fingerprint={"warm": "one"})
     (folder / "checkpoint-12").mkdir()
@@ -93,14 +82,6 @@ def test_06c_says_which_step_is_kept():
     at_once = {"rows": [row(0, "start"), row(3, "back, stopped")]}
     kept = lambda done: line_of("deep/06c_offline_first", "step_kept[name]", {"trained": {"x": done}, "name": "x"})
     assert (kept(stopped), kept(at_once)) == (3, 0)
-
-
-def cell_with(name: str, words: str) -> str:
-    """The one code cell that holds these words."""
-    book = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
-    found = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code" and words in "".join(c["source"])]
-    assert len(found) == 1
-    return found[0]
 
 
 def test_06c_draws_the_same_pairs_when_its_cells_are_run_again():

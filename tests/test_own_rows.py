@@ -149,7 +149,7 @@ def test_a_model_that_learned_one_constant_answer_gains_nothing():
     assert best == "commonest answer"
     gain, ends = gates.paired_difference(scores[best], scores["SFT"], seed=1)
     assert (gain, ends) == (0.0, (0.0, 0.0))
-    judged = gates.judge_gate("g", "02b", value=ends.low, threshold=own_rows.LEAST_GAIN, op=">=", n=100)
+    judged = gates.judge_gate("g", "02b", value=ends.low, threshold=gates.LEAST_GAIN, op=">=", n=100)
     assert judged.verdict == "FAIL"
     assert gates.paired_difference(scores["few-shot"], scores["SFT"], seed=1)[1].low > 0.3  # against prompts alone
 
