@@ -10,6 +10,7 @@ Left out on purpose: beam search, penalties, and any model that `ragged` does no
 """
 
 import os
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -427,21 +428,27 @@ class MergedCopy:
 
 
 @contextmanager
-def fast_rollouts(peft_model, merged: MergedCopy, tokenizer, *, seed: int, batch_size: int = 256):
+def fast_rollouts(
+    peft_model, merged: MergedCopy, tokenizer, *, seed: int, step: Callable[[], int], batch_size: int = 256
+):
     """Inside, `peft_model.generate(...)` samples with the loop of this module from the merged copy.
 
     TRL's GRPOTrainer calls `generate` for each turn of its rollouts; this keeps its tool loop and takes over the
     sampling alone. A turn reads what is new since the turn before. The copy is refreshed, and what was read forgotten,
     when the adapter has changed; a pass of the trained model itself (scoring, training) frees that memory.
+
+    Args:
+        step: the trainer's steps done, e.g. `lambda: trainer.state.global_step`. The draws hang on seed, step and turn,
+            so that a training which goes on from a checkpoint draws what it would have drawn.
     """
     import torch
 
-    calls = 0
+    calls, last_step = 0, -1
     memory = Memory()
 
     def generate(input_ids, attention_mask, generation_config, **_):
-        nonlocal calls
-        calls += 1
+        nonlocal calls, last_step
+        calls, last_step = (calls + 1 if step() == last_step else 1), step()
         if merged.is_stale():
             merged.refresh()
             memory.clear()
@@ -454,7 +461,7 @@ def fast_rollouts(peft_model, merged: MergedCopy, tokenizer, *, seed: int, batch
             temperature=generation_config.temperature if generation_config.do_sample else 0.0,
             top_k=generation_config.top_k or len(tokenizer),
             top_p=generation_config.top_p or 1.0,
-            seed=seed * 100_003 + calls,
+            seed=seed * 100_003 + last_step * 1_009 + calls,
             batch_size=batch_size,
             memory=memory,
         )

@@ -423,7 +423,7 @@ def test_fast_rollouts_answer_generate_and_put_it_back():
     policy = tiny_peft(stops=STOPS)
     copy = MergedCopy(policy, tiny_model(stops=STOPS))
     prompts = random_prompts(6)
-    with fast_rollouts(policy, copy, TOKENIZER, seed=4):
+    with fast_rollouts(policy, copy, TOKENIZER, seed=4, step=lambda: 0):
         ids, out = call_generate(policy, prompts)
         _, again = call_generate(policy, prompts)
     assert "generate" not in vars(policy)
@@ -435,6 +435,25 @@ def test_fast_rollouts_answer_generate_and_put_it_back():
         assert row[: len(s.token_ids)] == s.token_ids
         assert set(row[len(s.token_ids) :]) <= {TOKENIZER.pad_token_id}
     assert out.shape != again.shape or not torch.equal(out, again)  # each call draws anew
+
+
+def test_draws_of_fast_rollouts_hang_on_the_step_and_its_turn():
+    """Steps 0, 1, 1 and 2: a run that begins at step 1 draws what the first one drew there."""
+    policy = tiny_peft(stops=STOPS)
+    copy, prompts = MergedCopy(policy, tiny_model(stops=STOPS)), random_prompts(6)
+
+    def drawn(steps: list[int]) -> list[list]:
+        left = iter(steps)
+        at = [0]
+        with fast_rollouts(policy, copy, TOKENIZER, seed=4, step=lambda: at[0]):
+            found = []
+            for at[0] in left:
+                found.append(call_generate(policy, prompts)[1].tolist())
+        return found
+
+    whole = drawn([0, 1, 1, 2])
+    assert drawn([1, 1, 2]) == whole[1:]
+    assert len({str(one) for one in whole}) == 4
 
 
 def conversation(model, turns: int, *, memory: Memory | None) -> list[list[int]]:
@@ -480,7 +499,7 @@ def test_fast_rollouts_remember_turns_until_the_adapter_changes():
     policy = tiny_peft()
     copy = MergedCopy(policy, tiny_model())
     seen = tokens_read(copy.model)
-    with fast_rollouts(policy, copy, TOKENIZER, seed=4):
+    with fast_rollouts(policy, copy, TOKENIZER, seed=4, step=lambda: 0):
         ids, out = call_generate(policy, [[40, 41, 42, 43]], do_sample=False)
         following = [*out[0].tolist(), 50, 51]
         seen.clear()
@@ -499,7 +518,7 @@ def test_fast_rollouts_remember_turns_until_the_adapter_changes():
 def test_fast_rollouts_put_generate_back_after_an_error():
     policy = tiny_peft()
     copy = MergedCopy(policy, tiny_model())
-    with pytest.raises(KeyError), fast_rollouts(policy, copy, TOKENIZER, seed=4):
+    with pytest.raises(KeyError), fast_rollouts(policy, copy, TOKENIZER, seed=4, step=lambda: 0):
         raise KeyError("training failed")
     assert "generate" not in vars(policy)
 
@@ -507,7 +526,7 @@ def test_fast_rollouts_put_generate_back_after_an_error():
 def test_fast_rollouts_follow_the_adapter():
     policy = tiny_peft()
     copy = MergedCopy(policy, tiny_model())
-    with fast_rollouts(policy, copy, TOKENIZER, seed=4):
+    with fast_rollouts(policy, copy, TOKENIZER, seed=4, step=lambda: 0):
         for prompt in ([40, 41], [50, 51, 52]):
             change_adapter(policy)
             assert logit_change(policy, copy.model, prompt) > 0.01
@@ -522,7 +541,7 @@ def test_fast_rollouts_take_trls_way_of_saying_no_top_k():
     copy = MergedCopy(policy, tiny_model())
     config = SimpleNamespace(max_new_tokens=3, do_sample=True, temperature=1.0, top_k=0, top_p=None)
     ids = torch.tensor([[0, 0, 40], [41, 42, 43]])
-    with fast_rollouts(policy, copy, TOKENIZER, seed=0):
+    with fast_rollouts(policy, copy, TOKENIZER, seed=0, step=lambda: 0):
         out = policy.generate(
             input_ids=ids, attention_mask=torch.tensor([[0, 0, 1], [1, 1, 1]]), generation_config=config
         )
