@@ -8,7 +8,6 @@ to learn from, and the tokens that carried loss.
 Left out on purpose: memory (`methods.PeakMemory`), and how an arm is trained, which is read in the notebook.
 """
 
-import hashlib
 import json
 import re
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ftlib.files import read_json, write_atomic
+from ftlib.files import digest, read_json, write_atomic
 
 
 @dataclass(frozen=True)
@@ -99,13 +98,13 @@ class Results:
         >>> results = Results(Path(mkdtemp()), key=["these pairs", "this model"])
         >>> if "beta 0.1" not in results:
         ...     results["beta 0.1"] = {"wins": [1.0, 0.5], "texts": ["No.", "Yes."]}
-        >>> results["beta 0.1"]["wins"].mean()
+        >>> float(results["beta 0.1"]["wins"].mean())
         0.75
     """
 
     def __init__(self, folder: Path, *, key: Any):
         self.folder = Path(folder)
-        self.key = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+        self.key = digest(key, "key")
 
     def __contains__(self, name: str) -> bool:
         path = self._path(name)

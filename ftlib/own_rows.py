@@ -29,7 +29,7 @@ def labels_of(rows: Sequence[Any]) -> list[str]:
         ValueError: two labels differ in case or punctuation only.
     """
     items = data_gates.items_of(rows)
-    at_fault = {hit.row for finding in (data_gates.empty(items), data_gates.encoding(items)) for hit in finding.hits}
+    at_fault = {hit.row for finding in _unsound(items) for hit in finding.hits}
     sound = [item for row, item in enumerate(items) if row not in at_fault]
     labels = sorted({item.label for item in sound if item.label is not None})
     known: dict[str, str] = {}
@@ -73,7 +73,6 @@ def look_at_held_out(rows: Sequence[Any]) -> list[data_gates.Finding]:
 
     A blank answer there would be right for a model that says nothing.
     """
-    items = data_gates.items_of(rows)
     return [
         dataclasses.replace(
             finding,
@@ -81,8 +80,12 @@ def look_at_held_out(rows: Sequence[Any]) -> list[data_gates.Finding]:
             span=finding.span.replace("training", "held-out"),
             fix=f"{finding.fix}, or take drop_faults=True",
         )
-        for finding in (data_gates.empty(items), data_gates.encoding(items))
+        for finding in _unsound(data_gates.items_of(rows))
     ]
+
+
+def _unsound(items: Sequence[data_gates.Item]) -> tuple[data_gates.Finding, ...]:
+    return data_gates.empty(items), data_gates.encoding(items)
 
 
 def check_known(rows: Sequence[Any], labels: Sequence[str]) -> None:

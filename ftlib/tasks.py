@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ftlib.quality import words
+from ftlib.quality import shingles, words
 from ftlib.records import INTENTS, PRODUCTS, ROUTES, SftRow, parse_target
 
 MAX_NEW_TOKENS = 72  # the longest authored answer has 66
@@ -174,18 +174,18 @@ def read_out(row: SftRow, text: str) -> bool:
         >>> read_out(row, "R1: A voucher is valid for 3 years."), read_out(row, "It is valid for 3 years, we think.")
         (True, False)
     """
-    said, given = words(text), words(row.context if row.task == "reply" else row.input)
-    return taken_over(said, given) > RECITED or taken_over(given, said) > REPEATED
+    given = row.context if row.task == "reply" else row.input
+    return taken_over(text, given) > RECITED or taken_over(given, text) > REPEATED
 
 
-def taken_over(said: Sequence[str], given: Sequence[str]) -> float:
-    """The share of the words said that stand in runs of RUN words or more which are among those given, in that order.
+def taken_over(text: str, given: str) -> float:
+    """The share of a text's words that stand in runs of RUN words or more which the text given has too.
 
     Example:
-        >>> taken_over("yes it is valid for 3 years we think".split(), "a voucher is valid for 3 years".split())
+        >>> taken_over("Yes, it is valid for 3 years, we think.", "A voucher is valid for 3 years.")
         0.5555555555555556
     """
-    runs = {tuple(given[n : n + RUN]) for n in range(len(given) - RUN + 1)}
+    said, runs = words(text), shingles(given, RUN)
     starts = [n for n in range(len(said) - RUN + 1) if tuple(said[n : n + RUN]) in runs]
     return len({n + k for n in starts for k in range(RUN)}) / max(1, len(said))
 

@@ -5,7 +5,6 @@ TRL's trainers are used as they are. What is here watches them or prepares the p
 Left out on purpose: a trainer of our own, and a config framework; the TRL config is read in the notebook.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from transformers import TrainerCallback
 
-from ftlib.files import append_line, mend_tail, whole_lines, write_atomic
+from ftlib.files import append_line, digest, mend_tail, whole_lines, write_atomic
 from ftlib.machine import glibc_function, trim_heap
 from ftlib.progress import bar
 
@@ -184,7 +183,7 @@ def keep_reference(trainer, *, batch: int = 32, kept: Path | None = None, of: st
     columns = ("prompt_ids", "chosen_ids", "rejected_ids")
     by_length = sorted(range(len(rows)), key=[len(ids) for ids in rows["prompt_ids"]].__getitem__)
     found = {"ref_chosen_logps": [0.0] * len(rows), "ref_rejected_logps": [0.0] * len(rows)}
-    id_of = lambda row: hashlib.sha256(json.dumps([row[name] for name in columns]).encode()).hexdigest()[:16]
+    id_of = lambda row: digest([row[name] for name in columns], "row")[:16]
     ids = [id_of(row) for row in rows] if kept else []  # by what a row holds, not by its place: sets overlap
     lines = _kept_batches(Path(kept), of) if kept else []
     known = {id: both for line in lines for id, *both in zip(line["ids"], *line["logps"], strict=True)}

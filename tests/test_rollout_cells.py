@@ -2,14 +2,13 @@
 
 import ast
 import dataclasses
-import hashlib
 from types import SimpleNamespace
 
 import numpy as np
 from notebook_cells import cell_with, run_cell
 
 from ftlib import safety, sealed
-from ftlib.files import to_json
+from ftlib.files import digest
 from ftlib.rollout import Canary, Guardrail, Plan, simulate
 from ftlib.rollout_widgets import rollout_widget
 from ftlib.serve import SHADOW, LocalBackend, Router
@@ -52,7 +51,7 @@ def test_another_adapter_or_message_has_another_shadow_log(tmp_path):
     def log(messages=MESSAGES, **given):
         names = watched(**given) | {
             "engine": "in-process", "faster": 20.0, "chains": {"baseline": chain[:1], "candidate": chain},
-            "messages": messages, "sealed": sealed, "to_json": to_json, "hashlib": hashlib,
+            "messages": messages, "sealed": sealed, "digest": digest,
             "run": SimpleNamespace(stage=tmp_path),
         }  # fmt: skip
         return run_cell("07_rollout", "shadow_log =", names, only=("digests", "log_of", "shadow_log"))["shadow_log"]

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from ftlib import tasks
-from ftlib.quality import words
 from ftlib.records import INTENTS, PRODUCTS, ROUTES, SftRow, Target, data_path, load_jsonl
 
 
@@ -112,7 +111,7 @@ def test_facts_stated_right_wrong_and_left_out(text, counts, score):
 def test_a_copy_of_what_was_given_scores_nothing_and_no_authored_answer_is_one(part):
     """The best that can be had without a model must not beat one: a copied thread holds 0.86 of the points."""
     rows = [row for row in load_jsonl(data_path(f"sft/{part}.jsonl"), SftRow) if row.task != "classify" and row.facts]
-    both = [(words(row.answer()), words(row.context or row.input)) for row in rows]
+    both = [(row.answer(), row.context or row.input) for row in rows]
     assert len(rows) >= 60 and max(tasks.taken_over(said, given) for said, given in both) < 0.72 < tasks.RECITED
     assert max(tasks.taken_over(given, said) for said, given in both) < tasks.REPEATED
     for greeting in ("", "Thank you for writing to us. We are sorry for the trouble, and here is what our rules say. "):
@@ -139,8 +138,7 @@ def test_a_thread_that_is_read_out_is_no_summary():
     """Of ten words eight are the thread's, in one run: not above four fifths. The ninth is one more."""
     thread = "the tent leaks at the seam since Monday so we send a new one by Friday"
     row = written("summary", 1, "tent").model_copy(update={"input": thread, "output": thread})
-    said, given = "they say the tent leaks at the seam since Monday", thread
-    assert tasks.taken_over(said.split(), given.split()) == 0.8
+    assert tasks.taken_over("they say the tent leaks at the seam since Monday", thread) == 0.8
     assert tasks.score(row, "they say the tent leaks at the seam since Monday")["coverage"] == 1.0
     assert tasks.score(row, "they say the tent leaks at the seam since Monday so")["coverage"] == 0.0
     assert tasks.score(row, "the tent, at the seam, leaks")["coverage"] == 1.0  # its words, in no run of five
