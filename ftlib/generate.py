@@ -9,6 +9,7 @@ batch of another shape rounds differently).
 Left out on purpose: beam search, penalties, and any model that `ragged` does not know.
 """
 
+import math
 import os
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from ftlib.progress import bar as progress_bar
 
 READ_TOKENS = 4096  # prompt tokens read in one pass: enough for matrix products at full speed
 GROUP = 32  # rows that are read and stored together
-STATE_MB = 2048  # MB (2**20 bytes) of key/value states in flight
+STATE_MB = 2048  # MB (2**20 bytes) of key/value states in flight; on a GPU half of what is free
 FAMILY_TOKENS, FAMILY_SAVES = 16, 512  # rows with so many tokens in common are a family if that spares so many
 
 
@@ -71,7 +72,8 @@ def sample(
         top_k: draw among the k most likely tokens (at least 1).
         top_p: of these, keep the smallest set whose probability reaches top_p (arXiv 1904.09751, section 3.1).
         seed: with the row's index it fixes the row's draws.
-        batch_size: the most rows in flight; fewer where their states would take more than STATE_MB.
+        batch_size: the most rows in flight; fewer where their states would take more than STATE_MB (on a GPU: half
+            of the memory that is free).
         memory: what earlier calls have read of the same conversations; see `Memory`.
         progress: label of a progress bar; empty shows none.
 
@@ -92,25 +94,23 @@ def sample(
     )
     was_training = model.training
     model.eval()
+    sizes, step = _sizes(model, batch_size), ragged.Steps(model)
     with torch.inference_mode(), ragged.attention(model), bar:
-        waiting = _groups(model, rows, batch_size, max_new_tokens, memory)
+        waiting = _groups(model, rows, sizes, max_new_tokens, memory)
         flights: list[_Flight] = []
         while waiting or flights:
-            while waiting and _has_room(flights, waiting[-1], batch_size):
-                flights.append(waiting.pop().start(model))
+            while waiting and _has_room(flights, waiting[-1], sizes):
+                flights.append(waiting.pop().start(model, sizes.read_tokens))
             logits = torch.cat([flight.logits for flight in flights]).float()
             tokens, logprobs = _choose(logits, [row for f in flights for row in f.rows], temperature, top_k, top_p)
             _record(flights, tokens, logprobs, stops, max_new_tokens, bar)
             for flight in flights:
-                flight.shrink(memory)
+                flight.shrink(memory, sizes.going)
             flights = [flight for flight in flights if flight.rows]
             if flights:
                 ids = [row.ids[-1] for flight in flights for row in flight.rows]
-                for flight, part in zip(
-                    flights,
-                    ragged.step(model, [f.pool for f in flights], ids).split([f.pool.rows for f in flights]),
-                    strict=True,
-                ):
+                logits = step([flight.pool for flight in flights], ids)
+                for flight, part in zip(flights, logits.split([f.pool.rows for f in flights]), strict=True):
                     flight.logits = part
     model.train(was_training)
     trim_heap()  # the states were the largest thing in memory
@@ -134,6 +134,32 @@ def stop_ids(model, tokenizer) -> list[int]:
     stops = model.generation_config.eos_token_id
     stops = list(stops) if isinstance(stops, (list, tuple)) else [stops]
     return sorted({i for i in [*stops, tokenizer.eos_token_id] if i is not None})
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """How many rows and tokens are taken at a time on a device."""
+
+    rows: int  # in flight
+    group: int  # read and stored together
+    state_bytes: int  # of key/value states in flight
+    read_tokens: int
+    going: float  # a group is made smaller when no more than this share of its rows goes on
+    group_tokens: float = math.inf  # the most that a group may hold
+    shorter: float = 0.75  # the shortest prompt of a group, as a share of the longest
+
+
+def _sizes(model, batch_size: int) -> _Sizes:
+    if model.device.type != "cuda":
+        return _Sizes(batch_size, min(GROUP, batch_size), STATE_MB * 2**20, READ_TOKENS, going=0.8)
+    import torch
+
+    # Few large groups: there, time goes by kernels, hardly by what is in them; and a group that has become smaller is
+    # recorded anew (`ragged.Steps`).
+    unused = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+    half = (torch.cuda.mem_get_info(model.device)[0] + unused) // 2
+    tokens = half / ragged.state_bytes(model)
+    return _Sizes(batch_size, batch_size, half, 4 * READ_TOKENS, going=0.5, group_tokens=tokens, shorter=0.0)
 
 
 class _Row:
@@ -204,16 +230,16 @@ class _Group:
         """The most tokens of its own that a row of the group will hold."""
         return max(len(row.prompt) for row in self.rows) - (len(self.prefix.ids) if self.prefix else 0) + self.room
 
-    def start(self, model) -> "_Flight":
+    def start(self, model, read_tokens: int) -> "_Flight":
         """Read the rows; equal prompts once."""
         distinct = list(dict.fromkeys(tuple(row.prompt) for row in self.rows)) if self.pools is None else None
         prompts = distinct or [tuple(row.prompt) for row in self.rows]
         fresh = lambda: ragged.Pool(self.prefix, len(prompts), self.capacity)
         pool = ragged.joined(self.pools, self.capacity) if self.pools else fresh()
         p, logits = pool.prefix_length, []
-        for part in _portions([len(prompt) - p - n for prompt, n in zip(prompts, pool.held, strict=True)]):
-            new = [(pool, r, list(prompts[r][p + pool.held[r] :])) for r in part]
-            logits.append(ragged.read(model, new))
+        new = [len(prompt) - p - n for prompt, n in zip(prompts, pool.held, strict=True)]
+        for part in _portions(new, read_tokens):
+            logits.append(ragged.read(model, [(pool, r, list(prompts[r][p + pool.held[r] :])) for r in part]))
         flight = _Flight(pool, self.rows, _cat(logits))
         if distinct and len(distinct) < len(self.rows):
             place = {prompt: r for r, prompt in enumerate(distinct)}
@@ -234,10 +260,10 @@ class _Flight:
         self.pool.select(indices)
         self.logits = self.logits[indices]
 
-    def shrink(self, memory: Memory | None) -> None:
+    def shrink(self, memory: Memory | None, share: float) -> None:
         """Drop rows that are done, once there are enough of them: copying the states costs about a step."""
         going = [i for i, row in enumerate(self.rows) if not row.done]
-        if len(going) > 0.8 * len(self.rows):
+        if len(going) > share * len(self.rows):
             return
         for i, row in enumerate(self.rows) if memory is not None else ():
             if row.done:
@@ -247,14 +273,14 @@ class _Flight:
         self.rows = [self.rows[i] for i in going]
 
 
-def _has_room(flights: list[_Flight], group: _Group, batch_size: int) -> bool:
+def _has_room(flights: list[_Flight], group: _Group, sizes: _Sizes) -> bool:
     """May the group start beside these? A group alone always may."""
     if not flights:
         return True
     rows = sum(flight.pool.rows for flight in flights) + len(group.rows)
     largest = max(flight.pool.bytes_a_token for flight in flights)
     tokens = sum(flight.pool.rows * flight.pool.capacity for flight in flights) + len(group.rows) * group.capacity
-    return rows <= batch_size and tokens * largest <= STATE_MB * 2**20
+    return rows <= sizes.rows and tokens * largest <= sizes.state_bytes
 
 
 def _cat(parts: list):
@@ -263,11 +289,11 @@ def _cat(parts: list):
     return torch.cat(parts)
 
 
-def _portions(lengths: list[int]) -> list[list[int]]:
-    """Indices in order, in portions of at most READ_TOKENS tokens, or of one row that is longer."""
+def _portions(lengths: list[int], most: int) -> list[list[int]]:
+    """Indices in order, in portions of at most `most` tokens, or of one row that is longer."""
     portions, tokens = [[]], 0
     for i, length in enumerate(lengths):
-        if portions[-1] and tokens + length > READ_TOKENS:
+        if portions[-1] and tokens + length > most:
             portions.append([])
             tokens = 0
         portions[-1].append(i)
@@ -275,7 +301,7 @@ def _portions(lengths: list[int]) -> list[list[int]]:
     return portions
 
 
-def _groups(model, rows: list[_Row], batch_size: int, room: int, memory: Memory | None) -> list[_Group]:
+def _groups(model, rows: list[_Row], sizes: _Sizes, room: int, memory: Memory | None) -> list[_Group]:
     """All rows in groups, in reverse of the order in which they start (the last one is taken first)."""
     held = {id(row): memory.take(row.prompt) for row in rows} if memory is not None else {}
     groups = []
@@ -284,22 +310,24 @@ def _groups(model, rows: list[_Row], batch_size: int, room: int, memory: Memory 
         if held.get(id(row)):
             known.setdefault(id(held[id(row)].prefix), []).append(row)
     for family in known.values():
-        for part in _of_one_length(family, batch_size):
+        for part in _of_one_length(family, sizes, room):
             pools = [held[id(row)] for row in part]
             groups.append(_Group(part, pools, pools[0].prefix, room))
     for prefix_ids, family in _families([row for row in rows if not held.get(id(row))]):
         read = memory.prefix if memory is not None else ragged.read_prefix
         prefix = read(model, prefix_ids) if prefix_ids else None
-        groups += [_Group(part, None, prefix, room) for part in _of_one_length(family, batch_size)]
+        groups += [_Group(part, None, prefix, room) for part in _of_one_length(family, sizes, room)]
     return sorted(groups, key=lambda group: max(len(row.prompt) for row in group.rows))
 
 
-def _of_one_length(rows: list[_Row], batch_size: int) -> list[list[_Row]]:
+def _of_one_length(rows: list[_Row], sizes: _Sizes, room: int) -> list[list[_Row]]:
     """Longest first, in parts whose rows differ by little: little room is left empty. Equal prompts come together."""
     parts: list[list[_Row]] = []
     for row in sorted(rows, key=lambda row: (-len(row.prompt), row.prompt)):
-        full = not parts or len(parts[-1]) == min(GROUP, batch_size)
-        if full or len(row.prompt) < 0.75 * len(parts[-1][0].prompt) - 32:
+        longest = len(parts[-1][0].prompt) if parts else 0
+        full = not parts or len(parts[-1]) == sizes.group
+        full = full or (len(parts[-1]) + 1) * (longest + room) > sizes.group_tokens
+        if full or len(row.prompt) < sizes.shorter * longest - 32:
             parts.append([])
         parts[-1].append(row)
     return parts

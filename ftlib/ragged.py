@@ -2,12 +2,15 @@
 
 The linear layers see one stream of tokens, (1, N), whatever the rows' lengths are; attention alone knows about rows. It
 is put in place by transformers' own hook for attention functions, so the model's code stays as it is. Rows of about one
-length live in one `Pool`; what they all begin with is a `Prefix`, read and stored once.
+length live in one `Pool`; what they all begin with is a `Prefix`, read and stored once. On a GPU, where starting a
+kernel costs more than its work, the rows of a pool are read together and steps are recorded (`Steps`).
 
 Left out on purpose: models whose layers keep another state than keys and values (Mamba and its like), attention sinks,
 and paged memory. A sliding window and a soft cap are kept.
 """
 
+import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -80,6 +83,14 @@ class Pool:
         return Pool(self.prefix, 1, n, [n], take(self.keys), take(self.values))
 
 
+def state_bytes(model) -> int:
+    """Memory of the states of one token in all layers."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * dim * model.dtype.itemsize
+
+
 def joined(pools: list[Pool], capacity: int) -> Pool:
     """One pool of the rows of several with the same prefix, with room for `capacity` tokens a row."""
     whole = Pool(pools[0].prefix, sum(pool.rows for pool in pools), capacity)
@@ -150,20 +161,79 @@ def _capped(query, keys, values, *, attn_mask, scale: float, softcap: float):
     return scores.masked_fill(~attn_mask, float("-inf")).float().softmax(-1).to(query.dtype) @ values
 
 
-class _Step:
-    """One new token of each row of a pool, at `start` of the stream."""
+class _ReadTogether:
+    """Several new tokens of several rows of a pool, padded within the attention: as many kernels as for one row."""
 
-    def __init__(self, pool: Pool, start: int, device):
+    def __init__(self, pool: Pool, rows: list[int], lengths: list[int], start: int, device):
+        import torch
+
+        tensor = lambda values: torch.tensor(values, device=device)
+        self.pool, self.start, self.length = pool, start, sum(lengths)
+        self.before = [pool.held[row] for row in rows]
+        self.longest = max(lengths)
+        self.width = max(b + n for b, n in zip(self.before, lengths, strict=True))
+        self.rows = tensor(rows)  # (R,)
+        self.line = tensor([r for r, n in enumerate(lengths) for _ in range(n)])  # (N,): which of the rows, of a token
+        self.offset = tensor([t for n in lengths for t in range(n)])  # (N,): which of the row's new tokens
+        self.lengths = lengths
+        self._seen: dict = {}
+
+    def positions(self) -> list[int]:
+        p = self.pool.prefix_length
+        return [p + b + t for b, n in zip(self.before, self.lengths, strict=True) for t in range(n)]
+
+    def seen(self, groups: int, window: int | None, device):
+        """(R, 1, G·T, P + W), True where a query may look."""
+        import torch
+
+        if window not in self._seen:
+            place = torch.arange(-self.pool.prefix_length, self.width, device=device)
+            before = torch.tensor(self.before, device=device)
+            query = (before[:, None] + torch.arange(self.longest, device=device))[..., None]  # (R, T, 1)
+            allowed = place <= query
+            if window:
+                allowed &= place > query - window
+            self._seen[window] = allowed[:, None].repeat(1, 1, groups, 1)
+        return self._seen[window]
+
+    def attend(self, layer: int, query, key, value, *, scaling: float, window: int | None, softcap: float | None):
+        """(H, N, D) of the stream's N tokens that are these rows': causal within a row, all of its prefix seen."""
+        import torch
+
+        pool, part = self.pool, slice(self.start, self.start + self.length)
+        keys, values = pool.blocks(layer, key, value)
+        places = self.rows[self.line], torch.tensor(self.before, device=query.device)[self.line] + self.offset
+        keys[places[0], :, places[1]] = key[:, part].transpose(0, 1)
+        values[places[0], :, places[1]] = value[:, part].transpose(0, 1)
+        keys, values = keys[self.rows, :, : self.width], values[self.rows, :, : self.width]  # (R, Hkv, W, D)
+        if pool.prefix:
+            all_rows = lambda block: block.expand(len(self.before), *block.shape)
+            keys = torch.cat([all_rows(pool.prefix.keys[layer]), keys], 2)
+            values = torch.cat([all_rows(pool.prefix.values[layer]), values], 2)
+        heads, dim = keys.shape[1], query.shape[-1]
+        groups = query.shape[0] // heads
+        padded = query.new_zeros(len(self.before), self.longest, query.shape[0], dim)
+        padded[self.line, self.offset] = query[:, part].transpose(0, 1)
+        grouped = padded.transpose(1, 2).reshape(len(self.before), heads, groups * self.longest, dim)
+        given = {"attn_mask": self.seen(groups, window, query.device), "scale": scaling}
+        if softcap:
+            out = _capped(grouped, keys, values, softcap=softcap, **given)
+        else:
+            out = torch.nn.functional.scaled_dot_product_attention(grouped, keys, values, **given)
+        out = out.reshape(len(self.before), query.shape[0], self.longest, -1).transpose(1, 2)
+        return out[self.line, self.offset].transpose(0, 1)
+
+
+class _Step:
+    """One new token of each row of a pool, at `start` of the stream; `held` (R,) is what each row holds before it."""
+
+    def __init__(self, pool: Pool, start: int, held, width: int):
         import torch
 
         self.pool, self.start, self.length = pool, start, pool.rows
-        self.held = torch.tensor(pool.held, device=device)  # (R,)
-        self.width = max(pool.held) + 1
-        self.rows = torch.arange(pool.rows, device=device)
+        self.held, self.width = held, width
+        self.rows = torch.arange(pool.rows, device=held.device)
         self._bias: dict = {}
-
-    def positions(self) -> list[int]:
-        return [self.pool.prefix_length + n for n in self.pool.held]
 
     def bias(self, like, window: int | None):
         """Added to scores, (R, 1, 1, P + T): minus infinity where there is no token of the row, or it is too old."""
@@ -250,41 +320,140 @@ def attention(model) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
+def _starts_are_dear(model) -> bool:
+    """Does starting a kernel cost more than a small kernel's work?"""
+    return model.device.type == "cuda"
+
+
 def read(model, rows: list[tuple[Pool, int, list[int]]]):
     """Read new tokens of rows: (pool, row of the pool, token ids) each; the logits (rows, V) after the last of each."""
+    import torch
+
     parts, start = [], 0
-    for pool, row, ids in rows:
-        parts.append(_Read(pool, row, start, len(ids)))
-        start += len(ids)
-    logits = _forward(model, [i for _, _, ids in rows for i in ids], parts, [p.start + p.length - 1 for p in parts])
+    ends = list(itertools.accumulate(len(ids) for _, _, ids in rows))
+    if _starts_are_dear(model):
+        for _, together in itertools.groupby(rows, key=lambda row: id(row[0])):
+            pools, places, new = zip(*together, strict=True)
+            parts.append(_ReadTogether(pools[0], list(places), list(map(len, new)), start, model.device))
+            start += parts[-1].length
+    else:
+        for pool, row, ids in rows:
+            parts.append(_Read(pool, row, start, len(ids)))
+            start += len(ids)
+    tensor = lambda values: torch.tensor(values, device=model.device)
+    stream = tensor([[i for _, _, ids in rows for i in ids]])
+    positions = tensor([[place for part in parts for place in part.positions()]])
+    logits = _forward(model, stream, positions, parts, tensor([end - 1 for end in ends]))
     for pool, row, ids in rows:
         pool.held[row] += len(ids)
     return logits
 
 
+class Steps:
+    """Feed one token to each row of each pool, again and again.
+
+    On a GPU the kernels of a step are recorded once and played back while the rows stay the same: a step of a small
+    model is otherwise some thousand starts of kernels that each have little to do. A model that cannot be recorded (one
+    that waits for the device in its forward pass) goes on with plain steps, with a warning.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        self._pools: list[Pool] = []  # kept, so that no other pool takes the place of one that is gone
+        self._shapes: list[tuple] = []
+        self._recorded: _Recorded | None = None
+        self._plain = not _starts_are_dear(model)
+
+    def __call__(self, pools: list[Pool], ids: list[int]):
+        """One token a row, in the pools' order; the next logits (rows of all pools, V), to be read before the next."""
+        if self._plain:
+            return step(self.model, pools, ids)
+        shapes = [(id(pool), pool.rows, _blocked_width(pool)) for pool in pools]
+        if shapes != self._shapes:  # perhaps for one step only: not worth a recording
+            self._pools, self._shapes, self._recorded = list(pools), shapes, None
+            return step(self.model, pools, ids)
+        if self._recorded is None:
+            try:
+                self._recorded = _Recorded(self.model, pools, ids)
+            except RuntimeError as error:  # nothing of the step is done yet, or only what the next one does again
+                warnings.warn(f"steps are not recorded, so sampling is slower: {error}", stacklevel=2)
+                self._plain = True
+                return step(self.model, pools, ids)
+        return self._recorded(pools, ids)
+
+
+WIDTH_BLOCK = 256  # a recorded step looks at so many places more than it must, so that it is good for many steps
+
+
+def _blocked_width(pool: Pool) -> int:
+    return min(pool.capacity, -(-(max(pool.held) + 1) // WIDTH_BLOCK) * WIDTH_BLOCK)
+
+
+class _Recorded:
+    """A step as a CUDA graph: what it reads and writes stays in place; token ids and lengths are put there first."""
+
+    def __init__(self, model, pools: list[Pool], ids: list[int]):
+        import torch
+
+        self._ids = torch.zeros(1, len(ids), dtype=torch.long, device=model.device)
+        self._held = [torch.zeros(pool.rows, dtype=torch.long, device=model.device) for pool in pools]
+        self._put(pools, ids)
+        widths = [_blocked_width(pool) for pool in pools]
+        run = lambda: _step(model, pools, self._ids, self._held, widths)
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            run()  # first calls make what may not be made while recording; it writes what the first replay writes again
+        torch.cuda.current_stream().wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._logits = run()
+
+    def _put(self, pools: list[Pool], ids: list[int]) -> None:
+        import torch
+
+        self._ids.copy_(torch.tensor([ids]))
+        for held, pool in zip(self._held, pools, strict=True):
+            held.copy_(torch.tensor(pool.held))
+
+    def __call__(self, pools: list[Pool], ids: list[int]):
+        self._put(pools, ids)
+        self._graph.replay()
+        for pool in pools:
+            pool.held = [n + 1 for n in pool.held]
+        return self._logits
+
+
 def step(model, pools: list[Pool], ids: list[int]):
     """Feed one token to each row of each pool, in their order; the next logits (rows of all pools, V)."""
-    parts, start = [], 0
-    for pool in pools:
-        parts.append(_Step(pool, start, model.device))
-        start += pool.rows
-    logits = _forward(model, ids, parts, list(range(start)))
+    import torch
+
+    tensor = lambda values: torch.tensor(values, device=model.device)
+    held, widths = [tensor(pool.held) for pool in pools], [max(pool.held) + 1 for pool in pools]
+    logits = _step(model, pools, tensor([ids]), held, widths)
     for pool in pools:
         pool.held = [n + 1 for n in pool.held]
     return logits
 
 
-def _forward(model, ids: list[int], parts: list, wanted: list[int]):
+def _step(model, pools: list[Pool], ids, held: list, widths: list[int]):
+    """ids (1, N); held (R,) of each pool; logits (N, V). Nothing in here waits for the device."""
     import torch
 
-    tensor = lambda values: torch.tensor(values, device=model.device)
+    starts = itertools.accumulate((pool.rows for pool in pools), initial=0)
+    parts = [_Step(pool, start, n, width) for pool, start, n, width in zip(pools, starts, held, widths, strict=False)]
+    positions = torch.cat([pool.prefix_length + n for pool, n in zip(pools, held, strict=True)])[None]
+    return _forward(model, ids, positions, parts, torch.arange(ids.shape[1], device=ids.device))
+
+
+def _forward(model, ids, positions, parts: list, wanted):
     return model(
-        input_ids=tensor([ids]),
-        position_ids=tensor([[place for part in parts for place in part.positions()]]),
+        input_ids=ids,
+        position_ids=positions,
         use_cache=False,
         # As an index, not as a number: the slice that a number gives is not contiguous, and for frozen weights PyTorch
         # then copies the whole vocabulary matrix once a row.
-        logits_to_keep=tensor(wanted),
+        logits_to_keep=wanted,
         parts=parts,
     ).logits[0]
 

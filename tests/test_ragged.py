@@ -57,8 +57,13 @@ def alone(model, ids: list[int]) -> torch.Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("prefix", [0, 7])
-def test_reading_and_stepping_give_the_logits_of_each_row_alone(family, prefix):
-    """Three rows of 1, 4 and 9 tokens in one pool and one of 12 in another, then two steps of all of them."""
+@pytest.mark.parametrize("together", [False, True])
+def test_reading_and_stepping_give_the_logits_of_each_row_alone(family, prefix, together, monkeypatch):
+    """Three rows of 1, 4 and 9 tokens in one pool and one of 12 in another, then two steps of all of them.
+
+    Together: the way in which a GPU reads them.
+    """
+    monkeypatch.setattr(ragged, "_starts_are_dear", lambda model: together)
     model = made(family)
     shared, own = rows(prefix)[0], rows(1, 4, 9, 12)
     follow = rows(4, 4)
@@ -75,15 +80,38 @@ def test_reading_and_stepping_give_the_logits_of_each_row_alone(family, prefix):
 
 
 @torch.no_grad()
-def test_a_row_is_read_in_parts():
-    model = made("Llama")
-    (row,) = rows(10)
-    expected = alone(model, row)
+@pytest.mark.parametrize("together", [False, True])
+def test_rows_are_read_in_parts(together, monkeypatch):
+    """Six and two tokens, then four and five more; the second call names the rows the other way round."""
+    monkeypatch.setattr(ragged, "_starts_are_dear", lambda model: together)
+    model = made("Mistral, sliding window")
+    one, two = rows(10, 7)
+    expected = [alone(model, ids) for ids in (two, one)]
     with ragged.attention(model):
-        pool = ragged.Pool(None, 1, 10)
-        ragged.read(model, [(pool, 0, row[:6])])
-        got = ragged.read(model, [(pool, 0, row[6:])])
-    torch.testing.assert_close(got[0], expected, atol=2e-4, rtol=1e-3)
+        pool = ragged.Pool(None, 3, 10)
+        ragged.read(model, [(pool, 0, one[:6]), (pool, 2, two[:2])])
+        got = ragged.read(model, [(pool, 2, two[2:]), (pool, 0, one[6:])])
+    assert pool.held == [10, 0, 7]
+    torch.testing.assert_close(got, torch.stack(expected), atol=2e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the steps are recorded: tests/test_gpu.py")
+def test_steps_that_cannot_be_recorded_are_plain_ones(monkeypatch):
+    """Without CUDA the recording, at the second step, fails: a warning, and the logits of plain steps."""
+    model, own, follow = made("Llama"), rows(3, 6), rows(2, 2, 2)
+    expected = [torch.stack([alone(model, r + [f[i] for f in follow]) for i, r in enumerate(own)])]
+    with ragged.attention(model):
+        pool = ragged.Pool(None, 2, 12)
+        ragged.read(model, [(pool, i, row) for i, row in enumerate(own)])
+        monkeypatch.setattr(ragged, "_starts_are_dear", lambda model: True)
+        steps = ragged.Steps(model)
+        steps([pool], follow[0])
+        with pytest.warns(UserWarning, match="steps are not recorded"):
+            steps([pool], follow[1])
+        got = steps([pool], follow[2])
+    assert pool.held == [6, 9]
+    torch.testing.assert_close(got, expected[0], atol=2e-4, rtol=1e-3)
 
 
 @torch.no_grad()

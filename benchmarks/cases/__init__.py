@@ -21,12 +21,19 @@ RANDOM = {
 }
 
 
-def load(size: str, *, dtype: str, device: str, nf4: bool = False):
-    """The embedded model, or one of RANDOM by its size; its weights come from seed 0 and say nothing."""
+def load(size: str, *, dtype: str, device: str, nf4: bool = False, folder: str = ""):
+    """The embedded model, or one of RANDOM by its size; its weights come from seed 0 and say nothing.
+
+    Args:
+        folder: where weights for NF4 are kept between two cases; empty: they are made anew.
+    """
     from ftlib import models
 
     if not size:
         return models.load_model("embedded", dtype=dtype, device=device, nf4=nf4)
+    kept = Path(folder, "config.json")
+    if nf4 and folder and kept.exists():
+        return models.load_model(folder, dtype=dtype, device=device, nf4=True)
     import torch
     from transformers import AutoConfig, LlamaForCausalLM
 
@@ -40,10 +47,19 @@ def load(size: str, *, dtype: str, device: str, nf4: bool = False):
         model = LlamaForCausalLM(config).to(models.torch_dtype(dtype))
     if not nf4:
         return model
-    with TemporaryDirectory() as folder:  # bitsandbytes quantises while it loads
-        model.save_pretrained(folder)
+    with TemporaryDirectory() as made:
+        model.save_pretrained(folder or made)  # bitsandbytes quantises while it loads
         del model
-        return models.load_model(folder, dtype=dtype, device=device, nf4=True)
+        return models.load_model(folder or made, dtype=dtype, device=device, nf4=True)
+
+
+def mflop_a_token(config) -> dict[str, float]:
+    """MFLOP of the products with weights, two a weight: of a token in all layers, and in the head."""
+    heads, kv = config.num_attention_heads, config.num_key_value_heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    layer = config.hidden_size * (2 * (heads + kv) * dim + 3 * config.intermediate_size)
+    head = config.hidden_size * config.vocab_size
+    return {"mflop_body": 2 * config.num_hidden_layers * layer / 1e6, "mflop_head": 2 * head / 1e6}
 
 
 def gpu_peak_mb() -> dict[str, int]:

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from benchmarks.cases import gpu_peak_mb, load
+from benchmarks.cases import gpu_peak_mb, load, mflop_a_token
 from ftlib import generate, models, tasks
 from ftlib.profiles import resolve
 from ftlib.records import ProductionPrompt, SftRow, assistant_chat, data_path, load_jsonl
@@ -64,10 +64,12 @@ def run(
         "seconds": seconds,
         "tokens": sum(map(len, ids)),
         "prompt_tokens": sum(map(len, prompts)),
-        "passed_tokens": sum(passed),
+        # A recorded step of a GPU is not seen by the hook: there, what must be read and written counts, for both.
+        "passed_tokens": sum(passed) if profile.use_cpu else sum(map(len, prompts)) + sum(map(len, ids)),
         "prompts": len(prompts),
         "dtype": profile.dtype,
         "ids": [] if drawn else ids,
+        **mflop_a_token(model.config),
     } | gpu_peak_mb()
 
 

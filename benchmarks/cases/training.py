@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.cases import gpu_peak_mb, load
+from benchmarks.cases import gpu_peak_mb, load, mflop_a_token
 from ftlib import desk, generate, lean, models
 from ftlib import train as ft
 from ftlib.machine import peak_rss_mb
@@ -28,7 +28,9 @@ STOCK = {
 }
 
 
-def run(variant: str, *, kind: str, nf4: bool = False, seed: int = 17, weights: str = "") -> dict:
+def run(
+    variant: str, *, kind: str, nf4: bool = False, seed: int = 17, weights: str = "", folder: str = ""
+) -> dict:  # fmt: skip
     """Train; seconds of `trainer.train()` and of what it needs beforehand, the losses, the gradient norms.
 
     "body" and "head" count the tokens that the layers and the head must take, whoever does it: each row's own tokens,
@@ -38,15 +40,16 @@ def run(variant: str, *, kind: str, nf4: bool = False, seed: int = 17, weights: 
     Args:
         kind: sft, dpo or grpo.
         weights: a size of random weights (`cases.RANDOM`); empty: the embedded model.
+        folder: where these weights are kept for the next case, if they are to be NF4.
     """
     profile = resolve("auto")
     dtype = "fp32" if variant == "reference" else profile.dtype
     if variant == "ours":
         ft.steady_heap()
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as work:
         make = {"sft": _sft, "dpo": _dpo, "grpo": _grpo}[kind]
-        model = load(weights, dtype=dtype, device=profile.device, nf4=nf4)
-        trainer, units, needed = make(model, variant, _common(variant, profile, dtype, seed, Path(folder)), seed)
+        model = load(weights, dtype=dtype, device=profile.device, nf4=nf4, folder=folder)
+        trainer, units, needed = make(model, variant, _common(variant, profile, dtype, seed, Path(work)), seed)
         ft.quiet(trainer)
         if variant != "stock" or dtype == "fp32":  # without bf16 in the CPU, bf16 adapters would slow stock to a crawl
             _fp32_adapter(trainer.model)
@@ -69,6 +72,7 @@ def run(variant: str, *, kind: str, nf4: bool = False, seed: int = 17, weights: 
         "losses": [row["loss"] for row in history],
         "grad_norms": [row["grad_norm"] for row in history],
         "held_out": held_out,
+        **mflop_a_token(model.config),
     } | peak
 
 
@@ -183,13 +187,14 @@ def _logprobs(model, chats: list[list[dict]]) -> list:
 def _grpo(model, variant: str, common: dict, seed: int):
     """Two steps of four cases with eight given rollouts each, three turns a rollout; units: steps.
 
-    Stock takes a step's rollouts in one pass, ours in eight. The rollouts come through TRL's `rollout_func`.
+    Stock takes a step's rollouts in one pass, ours four at a time, on a GPU sixteen. The rollouts come through TRL's
+    `rollout_func`.
     """
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     n = CASES * ROLLOUTS
-    micro = n if variant == "stock" else ROLLOUTS // 2
+    micro = n if variant == "stock" else ROLLOUTS // 2 if common["use_cpu"] else 2 * ROLLOUTS
     tokenizer = models.load_tokenizer("embedded")
     cases = desk.make_cases(CASES * GRPO_STEPS, seed=seed)
     given = _Rollouts(tokenizer, desk.old_log(desk.make_cases(n, seed=seed + 1), new_share=0.5, seed=seed))
