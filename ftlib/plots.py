@@ -391,7 +391,8 @@ def gate_matrix(gates: Sequence[GateResult], title: str = "Gates") -> go.Figure:
             },
         )
     )
-    tall = sum(26 + 18 * max(cell.count("<br>") for cell in row) for row in rows)
+    # A row takes its line and the space around it: 31 pixels with the widest usual font, whatever "height" says.
+    tall = sum(32 + 18 * max(cell.count("<br>") for cell in row) for row in rows)
     _style(fig, title, "", "", height=96 + 32 + tall + 44)
     fig.update_layout(margin={"l": 12, "r": 12, "b": 20})
     if smoke:
