@@ -1,11 +1,13 @@
 """`python -m benchmarks [name …] [--out file.json]`: run benchmarks, print their checks, write their JSON and a page.
 
-A benchmark is a module of this folder with `measure() -> {"rows": […], "checks": […]}`. It reports and never fails. One
-that has `figures(found) -> {title: figure}` shows them on the page, which opens offline.
+A benchmark is a module of this folder with `measure() -> {"rows": […], "checks": […]}`. It reports and never fails. A
+long one is a generator: it yields what it has so far, part by part, and the JSON holds that if it is stopped. One that
+has `figures(found) -> {title: figure}` shows them on the page, which opens offline.
 """
 
 import argparse
 import importlib
+import inspect
 import platform
 import sys
 from importlib import metadata
@@ -36,14 +38,29 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     results = []
     for name in args.names or known:
-        found = importlib.import_module(f"benchmarks.{name}").measure()
-        head = {"name": name, "device": platform.processor() or platform.machine(), "versions": _versions()}
-        results.append(head | {"ceilings": {}} | found)
+        head = {"name": name, "device": _device(), "versions": _versions(), "ceilings": {}}
+        results.append(head)
+        measured = importlib.import_module(f"benchmarks.{name}").measure()
+        for found in measured if inspect.isgenerator(measured) else [measured]:
+            results[-1] = head | found
+            if args.out:
+                _write(args.out, results)
         print("\n".join([name, *text_table([_shown(row) for row in found["checks"]])]))
     if args.out:
-        print(write_atomic(args.out, to_json(results[0] if len(results) == 1 else results, args.out, indent=1) + "\n"))
+        print(args.out)
         print(write_atomic(Path(args.out).with_suffix(".html"), _page(results)))
     return 0
+
+
+def _write(out: str, results: list[dict]) -> None:
+    write_atomic(out, to_json(results[0] if len(results) == 1 else results, out, indent=1) + "\n")
+
+
+def _device() -> str:
+    import torch
+
+    named = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+    return named or platform.machine()
 
 
 def _shown(row: dict) -> dict[str, str]:

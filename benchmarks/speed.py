@@ -7,6 +7,7 @@ are tested in `tests/test_generate.py`). What stock is stands in its row.
 
 import statistics
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,22 +26,24 @@ NO_WORSE = 0.01  # nats: the most that ours may be above stock on held-out rows,
 LARGER = {"0.5b": 12_000, "1.5b": 20_000, "8b": 60_000}  # random weights -> MB of GPU memory that they want
 
 
-def measure() -> dict:
-    """{"ceilings", "rows", "checks"}; more than an hour on two cores without bf16."""
+def measure() -> Iterator[dict]:
+    """{"ceilings", "rows", "checks"} so far, after each part; more than an hour on two cores without bf16."""
     import torch
 
     ceilings = in_process("ceiling", "ours")
     rows, checks = [], []
     larger = [_larger] if torch.cuda.is_available() else []
-    for part in (_minutes, _sampling, _training, _library, _growth, *larger):
+    for part in (_minutes, _sampling, _training, *larger, _library, _growth):
         more_rows, more_checks = part()
-        rows += more_rows
+        rows += [_with_shares(row, ceilings) for row in more_rows]
         checks += more_checks
-    for row in rows:
-        for variant in VARIANTS:
-            if f"{variant}_gflop_a_second" in row:
-                row[f"{variant}_share_of_ceiling"] = row[f"{variant}_gflop_a_second"] / ceilings["gflop_a_second"]
-    return {"ceilings": ceilings, "rows": rows, "checks": checks}
+        yield {"ceilings": ceilings, "rows": rows, "checks": checks}
+
+
+def _with_shares(row: dict, ceilings: dict) -> dict:
+    """The row, and of each rate its share of the largest matrix product's."""
+    rates = {variant: row.get(f"{variant}_gflop_a_second") for variant in VARIANTS}
+    return row | {f"{v}_share_of_ceiling": rate / ceilings["gflop_a_second"] for v, rate in rates.items() if rate}
 
 
 def _ratio(found: dict[str, list[dict]], of) -> tuple[float, list[float]]:

@@ -1,12 +1,13 @@
 """The speed benchmark's arithmetic, by hand; and one small case run for real, stock beside ours."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import check, speed
-from benchmarks.cases import in_process, sampling, training
+from benchmarks.cases import in_process, mflop_a_token, sampling, training
 
 
 def results(*pairs: tuple[float, float], **more) -> list[dict]:
@@ -29,18 +30,51 @@ def test_a_row_says_rates_spread_and_memory():
     assert row["stock"] == "generate"
     assert row["stock_tokens_a_second"] == 15 and row["ours_spread"] == [40, 50]
     assert row["ours_peak_mb"] == 150 and row["ratio"] == pytest.approx(3.0)
+    assert "ours_peak_gpu_mb" not in row
+    on_gpu = {name: results((10, 1), (20, 1), peak_gpu_mb=7) for name in ("stock", "ours")}
+    assert speed._row("sampling", on_gpu, "tokens", RATE, stock="generate")["stock_peak_gpu_mb"] == 7
+
+
+def test_products_of_a_token_by_hand():
+    """Two layers of 128 x (12 x 32 + 3 x 256) weights, a head of 128 x 1,000; two operations a weight."""
+    shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "vocab_size": 1000}
+    config = SimpleNamespace(**shape, num_attention_heads=4, num_key_value_heads=2, head_dim=32)
+    expected = {"mflop_body": pytest.approx(0.589824), "mflop_head": pytest.approx(0.256)}
+    assert mflop_a_token(config) == expected
+    del config.head_dim  # 128 / 4
+    assert mflop_a_token(config) == expected
+
+
+A_TOKEN = {"mflop_body": 200.0, "mflop_head": 50.0}
 
 
 def test_products_count_what_went_through_the_model():
-    """1,000 tokens through the body, 100 of them new: 212.4 + 5.66 GFLOP in two seconds."""
-    found = {"ours": [{"passed_tokens": 1000, "tokens": 100, "seconds": 2.0}]}
-    assert speed._products(found)["ours_gflop_a_second"] == pytest.approx((212.4 + 5.66) / 2)
+    """1,000 tokens through the body, 100 of them new: 200 + 5 GFLOP in two seconds; the machine could do 410 in one."""
+    found = {"ours": [{"passed_tokens": 1000, "tokens": 100, "seconds": 2.0} | A_TOKEN]}
+    row = speed._products(found)
+    assert row == {"ours_gflop_a_second": pytest.approx(102.5)}
+    assert speed._with_shares(row, {"gflop_a_second": 410.0})["ours_share_of_ceiling"] == pytest.approx(0.25)
+    assert speed._with_shares({"what": "growth"}, {"gflop_a_second": 410.0}) == {"what": "growth"}
 
 
 def test_a_training_is_measured_by_what_it_must_compute():
     """1,000 tokens through the layers, 100 through the head, in two seconds, as above."""
-    found = {"stock": [{"body": 1000, "head": 100, "seconds": 2.0}]}
-    assert speed._products(found, body="body", head="head")["stock_gflop_a_second"] == pytest.approx((212.4 + 5.66) / 2)
+    found = {"stock": [{"body": 1000, "head": 100, "seconds": 2.0} | A_TOKEN]}
+    assert speed._products(found, body="body", head="head")["stock_gflop_a_second"] == pytest.approx(102.5)
+
+
+def test_a_benchmark_that_is_stopped_leaves_what_it_has(tmp_path, monkeypatch, capsys):
+    """The first part is in the JSON when the second one is at work."""
+
+    def measure():
+        yield {"rows": [{"what": "first"}], "checks": []}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(speed, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        command.main(["speed", "--out", str(tmp_path / "found.json")])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["name"], found["rows"]) == ("speed", [{"what": "first"}]) and found["device"]
 
 
 @pytest.mark.parametrize("dtype, holds", [("fp32", False), ("bf16", True)])
