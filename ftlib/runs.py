@@ -178,6 +178,16 @@ class Run:
         self._inputs |= {f"{stage.name}/{name}": digest for name, digest in wanted.items()}
         return path
 
+    def upstream_if_made(self, notebook: str, relpath: str) -> Path | None:
+        """As `upstream`, for what a notebook may leave out: None where it has completed without making it."""
+        stage = stage_path(self.path, notebook)
+        wanted = relpath.strip("/")
+        if (stage / "COMPLETE").exists():
+            made = _manifest(stage)["files"]
+            if not any(name == wanted or name.startswith(f"{wanted}/") for name in made):
+                return None
+        return self.upstream(notebook, relpath)
+
     def _why_stale(self, notebook: str, stale: str) -> str:
         if not (stage_path(self.path, notebook) / "COMPLETE").exists():
             why = f"{notebook} was not completed"

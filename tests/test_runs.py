@@ -268,6 +268,20 @@ def test_upstream_names_the_notebook_to_run_first_and_changes_nothing():
     assert snapshot(run.path) == before
 
 
+def test_what_a_notebook_may_leave_out_is_none_only_once_it_has_completed():
+    run = finished_sft()
+    dpo = opened(DPO, run.run_id)
+    assert dpo.upstream_if_made(SFT, "canaries.json") is None
+    assert dpo.upstream_if_made(SFT, "adapter/weights.txt").read_text() == "0.25"
+    assert dpo.upstream_if_made(SFT, "adapter/") == run.stage / "adapter"  # a folder, checked file by file
+    (run.stage / "adapter" / "weights.txt").write_text("0.26")
+    with pytest.raises(ValueError, match=r"adapter/weights\.txt was changed after 02_sft completed"):
+        dpo.upstream_if_made(SFT, "adapter/weights.txt")
+    (run.stage / "COMPLETE").unlink()
+    with pytest.raises(FileNotFoundError, match="02_sft was not completed in run"):
+        dpo.upstream_if_made(SFT, "canaries.json")
+
+
 def test_upstream_refuses_what_is_not_complete_changed_added_or_gone():
     run = finished_sft()
     dpo = opened(DPO, run.run_id)
