@@ -74,6 +74,7 @@ def judge(case: Case, candidate: Answers, *, seed: int) -> tuple[list[GateResult
         "hidden_texts": {name: one.hidden for name, one in models.items()}, "curious": case.curious,
         "given_away": {name: one.given_away for name, one in models.items()}, "sealed": sealed,
         "extraction": extraction, "trained_on": extraction.TrainingText(case.trained_on), "opening": OPENED,
+        "planted": [], "exposed": {},
         "table": nothing, "print": nothing,
         "stopped": {name: one.stopped for name, one in models.items()},
         "plots": SimpleNamespace(bars_with_intervals=nothing, mark_smoke=nothing, gate_matrix=nothing),
