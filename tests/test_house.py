@@ -42,7 +42,7 @@ ORDER = (
     "models", "profiles",
     "criteria", "scorecard", "sensitivity", "costs", "quality", "schema", "store", "ratings", "agreement",
     "pair_rules", "pairs", "rubric", "differences",
-    "ragged", "generate", "train", "kl_guard", "tree", "lean", "methods", "tasks", "everyday",
+    "ragged", "generate", "train", "kl_guard", "tree", "lean", "methods", "tasks", "sources", "everyday",
     "safety", "decisions", "dpo_watch", "refusals", "attacks", "redteam", "judges",
     "gates", "confusion", "power", "paired", "family", "looks", "lengths", "extraction",
     "pair_audit", "rater_flags", "raters", "calibration", "team", "truth", "label_noise", "simulated_team", "planted",
