@@ -103,6 +103,17 @@ def make(store, items, **options):
 ITEMS = [item(number) for number in range(8)]
 
 
+def test_nothing_that_a_rater_is_sent_names_a_source(store):
+    """Not only what is on show: no widget's state holds it, before a vote and after."""
+    hidden = [one.model_copy(update={"source_a": "few-shot at 0.7", "source_b": "sft at 0.25"}) for one in ITEMS]
+    session, screen = make(store, hidden)
+    for _ in hidden:
+        sent = repr([widget.get_state() for widget in screen.widgets])
+        assert session.current().item.answer_a in sent
+        assert "few-shot" not in sent and "0.25" not in sent
+        screen.press("Tie")
+
+
 def test_a_click_votes_for_the_answer_on_that_side(store):
     session, screen = make(store, ITEMS)
     sides = set()
