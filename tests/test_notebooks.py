@@ -12,6 +12,7 @@ from lineage_schema import schema_faults
 from notebook_runs import ROOT, command, environment, papermill, play
 
 from ftlib.evidence import verify_run
+from ftlib.files import sha256
 from ftlib.lineage import read_events
 from ftlib.runs import STAGE
 
@@ -89,6 +90,29 @@ def test_each_notebook_alone(name, chain, tmp_path):
         assert "pp-0332" in asked and "pp-0005" not in asked
     if kept:
         assert (stage / "warm_adapter" / "adapter_model.safetensors").stat().st_mtime_ns == kept, "it was trained again"
+
+
+def test_04_trains_on_pairs_of_a_simulated_team_and_of_other_sources(chain, tmp_path):
+    copy = tmp_path / "runs" / chain.name
+    shutil.copytree(chain, copy, ignore=shutil.ignore_patterns("checkpoints", "*.ipynb"))
+    chosen = ["--set", "rated_by=simulated", "--set", "sources=sft at 0.0, base at 0.7, few-shot at 0.7"]
+    done = play(copy.parent, "--run", chain.name, "--only", "03", "04", *chosen)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+    read = lambda name: [json.loads(line) for line in (copy / "artifacts/preferences" / name).open(encoding="utf-8")]
+    items, votes, pairs = read("candidates.jsonl"), read("ratings.jsonl"), read("pairs.jsonl")
+    drawn = {item["source_b"] for item in items if item["kind"] == "production"}
+    assert drawn >= {"base at 0.7", "few-shot at 0.7"}
+    team = {(item["id"], f"sim-{number}") for item in items for number in (1, 2, 3)}  # the recorded items as well
+    assert {(vote["item_id"], vote["rater"]) for vote in votes} == team and len(votes) == len(team)
+    assert all(vote["simulated"] for vote in votes) and {pair["basis"] for pair in pairs} == {"simulated raters"}
+    said = "simulated raters (a team of 3, two of whom agree on 63%)"
+    gates = json.loads((copy / "summary.json").read_text(encoding="utf-8"))["gates"]
+    assert all(said in gate["note"] for gate in gates if gate["id"] == "preferences.pair_count")
+    assert said in (copy / "artifacts/preferences/pairs.md").read_text(encoding="utf-8")
+    assert (copy / "artifacts/dpo/COMPLETE").is_file()
+    made_of = json.loads((copy / "artifacts/dpo/manifest.json").read_text(encoding="utf-8"))["inputs"]
+    assert made_of["preferences/pairs.jsonl"] == sha256(copy / "artifacts/preferences/pairs.jsonl")
 
 
 REFUSALS = [
