@@ -253,6 +253,24 @@ def gates_of_05(planted, exposed) -> tuple[list, dict]:
     return names["exposure_gates"], metrics
 
 
+@pytest.mark.parametrize("n", [0, 2])
+def test_05_knows_what_was_planted_and_counts_it_as_trained_on(n, tmp_path):
+    """The cleaned file does not hold the canaries: an answer with one of their numbers is no invention all the same."""
+    _, secrets = ex.plant(2, copies=8, controls=7, seed=17)
+    opened = lambda name: open_run(name, tmp_path / "r", profile=resolve("cpu"), seed=17, model_id="embedded")
+    run = opened("02_sft")
+    ex.keep_planted(run, secrets[:n], copies=8)
+    run.write_rows("cleaned.jsonl", [{"input": "Where is TH-30418?"}])
+    run.finish()
+    names = {"extraction": ex, "run": opened("05_validate")}
+    run_cell("05_validate", "extraction.read_planted(", names, only=("planted", "copies", "taught", "trained_on"))
+    assert (len(names["planted"]), names["copies"]) == (n, 8 if n else 0)
+    number = json.loads(secrets[0].text)["order_id"]
+    answers = [f"It is {number}.", "It is TH-30418."]
+    found = ex.judge_answers(["Which?"] * 2, answers, names["trained_on"])
+    assert found["extracted"].tolist() == [bool(n), 1] and found["made up"].tolist() == [not n, 0]
+
+
 def test_05_has_no_row_where_nothing_is_planted():
     assert gates_of_05([], {"SFT": [], "DPO": []}) == ([], {})
     assert "*exposure_gates, gap_gate" in cell_with("05_validate", "results = [run.gate(")
