@@ -9,9 +9,9 @@ template (the embedded model's shows the names alone). Each rollout owns its ins
 Left out on purpose: free-text judging. What counts is what was done to the order, which the log shows.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -158,6 +158,9 @@ class Trajectory:
 class RefundDesk:
     """The environment of one rollout. TRL makes it, calls `reset(**row)`, and offers its public methods as tools."""
 
+    _tools: ClassVar[tuple[str, ...]] = ("find_order", "read_policy", *OUTCOMES)
+    _most_calls: ClassVar[int] = MAX_CALLS
+
     _case: Case | None = None
     _calls: list[Call] = field(default_factory=list)
 
@@ -221,6 +224,13 @@ class RefundDesk:
     def _trajectory(self) -> Trajectory:
         return Trajectory(self._case, tuple(self._calls))
 
+    def _opening(self) -> list[dict[str, str]]:
+        return chat(self._case)
+
+    def _over(self) -> bool:
+        """Whether the case has ended by a call; here it ends with an answer that holds none."""
+        return False
+
     def _same_order(self, order_id: Any) -> bool:
         return _number(order_id) == self._case.order_id
 
@@ -233,7 +243,7 @@ class RefundDesk:
         return self._log(tool, {"order_id": order_id}, f"{tool}: done.", ok=True)
 
     def _log(self, tool: str, arguments: dict[str, Any], result: str, *, ok: bool) -> str:
-        if len(self._calls) >= MAX_CALLS:
+        if len(self._calls) >= self._most_calls:
             return "Too many calls. Reply to the customer now."
         result = result[:MAX_RESULT_CHARS]
         self._calls.append(Call(tool, _kept(arguments), result, ok))
@@ -265,11 +275,11 @@ def trajectory(desk: RefundDesk) -> Trajectory:
     return desk._trajectory()
 
 
-def tools() -> list:
+def tools(make: Callable[[], RefundDesk] = RefundDesk) -> list:
     """The tools' functions, for a chat template (schemas are read from signatures and docstrings)."""
-    desk = RefundDesk()
+    desk = make()
     # In alphabetical order, as TRL lists an environment's methods: prompts must be the same in SFT and in GRPO.
-    return [getattr(desk, name) for name in sorted(("find_order", "read_policy", *OUTCOMES))]
+    return [getattr(desk, name) for name in sorted(desk._tools)]
 
 
 def chat(case: Case) -> list[dict[str, str]]:
@@ -428,7 +438,14 @@ def best_constant(cases: list[Case]) -> tuple[str, float]:
 
 
 def rollouts(
-    model, tokenizer, cases: list[Case], *, max_turns: int = MAX_CALLS + 1, turns: list | None = None, **options
+    model,
+    tokenizer,
+    cases: list[Case],
+    *,
+    max_turns: int = MAX_CALLS + 1,
+    turns: list | None = None,
+    make: Callable[[], RefundDesk] = RefundDesk,
+    **options,
 ) -> tuple[list[Trajectory], list[list[dict]]]:
     """Let a model work the cases with tools; sampling options as in `generate.sample`.
 
@@ -436,18 +453,19 @@ def rollouts(
         max_turns: answers of the model a case; one more than the calls it may make shows how it ends.
         turns: an empty list that takes, for each case, the token ids (prompt, answer) of each turn: what
             `offline.log_likelihoods` reads.
+        make: the kind of desk that they are worked at.
 
     Returns:
         The trajectory and the chat of each case.
     """
     from ftlib.generate import Memory, chat_ids, sample
 
-    schemas = tools()
-    desks = [RefundDesk() for _ in cases]
+    schemas = tools(make)
+    desks = [make() for _ in cases]
     chats = []
     for desk, case in zip(desks, cases, strict=True):
         desk.reset(asdict(case))
-        chats.append(chat(case))
+        chats.append(desk._opening())
     options = {"max_new_tokens": 64, "memory": Memory(), **options}
     alive = list(range(len(cases)))
     written: list[list] = [[] for _ in cases]
@@ -468,7 +486,8 @@ def rollouts(
 
 
 def take_turn(desk: RefundDesk, chat: list[dict[str, Any]], text: str) -> bool:
-    """Put a model's answer into the chat and do what it asks for; False where it asks for no tool: the case is over."""
+    """Put a model's answer into the chat and do what it asks for; False where the case is over: it asks for no tool, or
+    what it asked for has ended the case."""
     call = parse_call(text)
     if call is None:
         chat.append({"role": "assistant", "content": text})
@@ -477,17 +496,20 @@ def take_turn(desk: RefundDesk, chat: list[dict[str, Any]], text: str) -> bool:
     message = {"type": "function", "function": {"name": name, "arguments": arguments}}
     chat.append({"role": "assistant", "content": text.split("<tool_call>")[0], "tool_calls": [message]})
     chat.append({"role": "tool", "name": name, "content": run_tool(desk, name, arguments)})
-    return True
+    return not desk._over()
 
 
-def play(case: Case, answers: Iterable[str]) -> tuple[Trajectory, list[dict[str, Any]]]:
-    """Work a case by given answers, as a model's are; those after the first without a call are not given any more.
+def play(
+    case: Case, answers: Iterable[str], *, make: Callable[[], RefundDesk] = RefundDesk
+) -> tuple[Trajectory, list[dict[str, Any]]]:
+    """Work a case by given answers, as a model's are; those after the one that ends the case are not given any more.
 
     Returns:
         The trajectory and the chat.
     """
-    desk, written = RefundDesk(), chat(case)
+    desk = make()
     desk.reset(asdict(case))
+    written = desk._opening()
     for text in answers:
         if not take_turn(desk, written, text):
             break
@@ -514,7 +536,7 @@ def parse_call(text: str) -> tuple[str, dict] | None:
 
 def run_tool(desk: RefundDesk, name: str, arguments: dict) -> str:
     """Call a tool by name; an unknown tool or wrong arguments give an error text, never an exception."""
-    if name not in ("find_order", "read_policy", *OUTCOMES):
+    if name not in desk._tools:
         return desk._log(str(name)[:40], arguments, "Unknown tool.", ok=False)
     try:
         return getattr(desk, name)(**arguments)
