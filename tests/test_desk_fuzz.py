@@ -7,6 +7,8 @@ import pytest
 from benchmarks.cases import desk_fuzz
 from ftlib import desk
 from ftlib.desk import Call, RefundDesk, Trajectory
+from ftlib.whole_cases import make_whole_cases
+from ftlib.whole_desk import MAX_CALLS, WholeDesk, WholeTrajectory
 
 CASES = desk.make_cases(40, seed=11, held_out=True, max_level=2)
 
@@ -22,6 +24,56 @@ def test_random_sequences_break_nothing():
         moved.update({"money": money > 0, "goods": goods > 0, "full log": len(trajectory.calls) == desk.MAX_CALLS})
     assert found == {}
     assert all(moved[what] > 50 for what in ("money", "goods", "full log")), moved
+
+
+WHOLE = make_whole_cases(48, seed=11, held_out=True)
+
+
+def test_random_sequences_break_nothing_at_the_whole_desk():
+    found, moved = Counter(), Counter()
+    for seed in range(200_000, 200_500):
+        broken, trajectory = desk_fuzz.faults(seed, WHOLE, WholeDesk)
+        found.update(broken)
+        money, goods = desk_fuzz.left_the_shop(trajectory)
+        moved.update({"money": money > 0, "goods": goods > 0, "full log": len(trajectory.calls) == MAX_CALLS})
+        moved.update({"closed": trajectory.closed, "leaks": bool(trajectory.leaks)})
+    assert found == {}
+    assert all(moved[what] > 15 for what in ("money", "goods", "closed", "leaks", "full log")), moved
+
+
+class PaysTheWholeTwice(WholeDesk):
+    def _acted(self):
+        return []
+
+
+class PaysWhateverIsAsked(WholeDesk):
+    def refund(self, order_id, amount):
+        return self._act("refund", order_id, done=f"refund: {amount} paid.", amount=amount)
+
+
+class ExecutesAmounts(WholeDesk):
+    def refund(self, order_id, amount):
+        return super().refund(order_id, eval(str(amount)))
+
+
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (PaysTheWholeTwice, "money not conserved"),
+        (PaysWhateverIsAsked, "money not conserved"),
+        (ExecutesAmounts, "exception: "),
+    ],
+)
+def test_a_broken_whole_desk_is_found(make, fault):
+    found = [desk_fuzz.faults(seed, WHOLE, make)[0] for seed in range(120)]
+    assert any(fault in name for broken in found for name in broken)
+
+
+def test_what_left_the_whole_desk_by_hand():
+    case = WHOLE[0]
+    done = [Call("refund", {"amount": "12.50"}, f"refund: {x} paid.", True) for x in ("12.50", "0.10")]
+    refused = Call("refund", {}, "Refused: more than was paid.", False)
+    assert desk_fuzz.left_the_shop(WholeTrajectory(case, (*done, refused))) == (12.6, 0)
 
 
 class PaysTwice(RefundDesk):

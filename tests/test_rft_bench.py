@@ -43,6 +43,8 @@ def test_the_benchmark_at_small():
     found = bench.measure(sequences=40, cases=40, logs=60, rollouts=200, runs=20)
     of = {line["id"]: line for line in found["checks"]}
     assert of["random_sequences_with_a_fault"]["value"] == 0
+    assert of["random_sequences_with_a_fault_at_the_whole_desk"]["value"] == 0
+    assert sum(id.startswith("whole_desk_") and line["holds"] for id, line in of.items()) == 5
     assert of["attacks_below_honest_on_the_mean"]["holds"] and of["tricks_below_honest_on_each_case"]["holds"]
     assert of["off_policy_interval_holds_the_truth"]["value"] > 0.8
     assert of["off_policy_lower_bound_holds"]["value"] > 0.9
