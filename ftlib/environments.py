@@ -23,16 +23,18 @@ appends what it returns to the customer's message (None: nothing), offers every 
     faults_of(MyDesk, {"case": {"number": "TH-1"}})  # [] when it keeps to all of this
 
 `Puzzle` below is a working one over any tasks with a verifier. Those of the package reasoning_gym fit as they are:
-`partial(Puzzle, reasoning_gym.create_dataset("chain_sum", size=100, seed=17))` is a factory.
+`partial(Puzzle, tasks_of("chain_sum", size=100, seed=17))` is a factory.
 
 Left out on purpose: reasoning_gym itself (it brings eleven packages along), and environments that live on a server.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+
+from ftlib.desk import parse_call
 
 
 class Tasks(Protocol):
@@ -92,6 +94,30 @@ class Totals:
         return float(answer is not None and answer.strip() == entry["answer"])
 
 
+def tasks_of(name: str, *, size: int, seed: int) -> Tasks:
+    """Tasks with a verifier by name: "" for `Totals`, else a data set of the package reasoning_gym.
+
+    Raises:
+        ModuleNotFoundError: reasoning_gym is asked for and not installed.
+        ValueError: reasoning_gym has no task of that name.
+    """
+    if not name:
+        return Totals(size, seed=seed)
+    try:
+        import reasoning_gym
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"task {name!r}: expected the package reasoning_gym, which is not installed; run `pip install "
+            'reasoning-gym`, or give "" for the built-in tasks'
+        ) from error
+    try:
+        return reasoning_gym.create_dataset(name, size=size, seed=seed)
+    except ValueError as error:
+        raise ValueError(
+            f"task {name!r}: expected the name of a reasoning_gym data set, e.g. chain_sum, and it says: {error}"
+        ) from error
+
+
 def tools_of(environment: Any) -> list[Callable]:
     """The tools that TRL finds on an environment, in its order."""
     members = inspect.getmembers(type(environment), predicate=inspect.isfunction)  # on the class, as TRL does
@@ -139,3 +165,61 @@ def faults_of(factory: Callable[[], Any], row: Mapping[str, Any]) -> list[str]:
     if hasattr(one, "get_reward") and not 0 <= one.get_reward() <= 1:
         faults.append("get_reward is outside [0, 1]")
     return faults
+
+
+def attempts(
+    model,
+    tokenizer,
+    factory: Callable[[], Any],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    max_turns: int = 2,
+    **options: Any,
+) -> tuple[list[float], list[list[dict[str, Any]]]]:
+    """Let a model work rows in an environment of your own, as TRL does; sampling options as in `generate.sample`.
+
+    Args:
+        factory: as `environment_factory` takes it; with `get_reward`.
+        rows: of the training set: `prompt`, a list of messages, and what `reset` takes.
+        max_turns: answers of the model a row; a row ends before with an answer that holds no call.
+
+    Returns:
+        The reward and the chat of each row.
+    """
+    from transformers.utils import get_json_schema
+
+    from ftlib.generate import Memory, chat_ids, sample
+
+    made, chats = [factory() for _ in rows], []
+    for environment, row in zip(made, rows, strict=True):
+        said = environment.reset(**row)
+        *before, last = row["prompt"]
+        chats.append([*before, {**last, "content": last["content"] + (said or "")}])
+    schemas = [get_json_schema(tool) for tool in tools_of(made[0])] if made else []
+    options = {"max_new_tokens": 64, "memory": Memory(), **options}
+    alive = list(range(len(rows)))
+    for _ in range(max_turns):
+        prompts = chat_ids(tokenizer, [chats[i] for i in alive], tools=schemas)
+        answers = sample(model, tokenizer, prompts, **options)
+        alive = [i for i, answer in zip(alive, answers, strict=True) if _take_turn(made[i], chats[i], answer.text)]
+        if not alive:
+            break
+    return [float(environment.get_reward()) for environment in made], chats
+
+
+def _take_turn(environment: Any, chat: list[dict[str, Any]], text: str) -> bool:
+    """Put an answer into the chat and do what it asks for; False where it holds no call."""
+    call = parse_call(text)
+    if call is None:
+        chat.append({"role": "assistant", "content": text})
+        return False
+    name, arguments = call
+    tools = {tool.__name__: tool for tool in tools_of(environment)}
+    try:
+        result = tools[name](**arguments)
+    except (KeyError, TypeError):  # an unknown tool or argument is the model's, and it is told so
+        result = "Unknown tool or wrong arguments."
+    message = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    chat.append({"role": "assistant", "content": text.split("<tool_call>")[0], "tool_calls": [message]})
+    chat.append({"role": "tool", "name": name, "content": result})
+    return True

@@ -1,13 +1,17 @@
 """The second environment and the check of one's own: TRL's conventions, kept and broken."""
 
+import sys
 from dataclasses import asdict
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from transformers.utils import get_json_schema
 
 from ftlib import desk
-from ftlib.environments import Puzzle, Totals, faults_of, tools_of
+from ftlib.environments import Puzzle, Totals, attempts, faults_of, tasks_of, tools_of
+from ftlib.generate import Sample
+from ftlib.reward_attacks import call
 
 TASKS = Totals(20, seed=3)
 
@@ -127,3 +131,52 @@ class LargeReward(Good):
 def test_broken_environments_are_found(make, fault):
     found = faults_of(make, {"case": {"number": "TH-1"}})
     assert found == [] if fault is None else any(fault in line for line in found), found
+
+
+# --- tasks by name, and a model at them
+
+
+def test_tasks_by_name(monkeypatch):
+    assert tasks_of("", size=3, seed=2)[1] == Totals(3, seed=2)[1]
+    asked = []
+
+    def create_dataset(name, **options):
+        if name != "chain_sum":
+            raise ValueError(f"Dataset '{name}' not registered")
+        asked.append(options)
+        return TASKS
+
+    monkeypatch.setitem(sys.modules, "reasoning_gym", SimpleNamespace(create_dataset=create_dataset))
+    assert tasks_of("chain_sum", size=5, seed=9) is TASKS and asked == [{"size": 5, "seed": 9}]
+    with pytest.raises(ValueError, match="'chain_sums': expected the name of a reasoning_gym .* not registered"):
+        tasks_of("chain_sums", size=5, seed=9)
+
+
+def test_a_package_that_is_not_there_is_named_with_its_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)  # Python's own way to say: not installed
+    with pytest.raises(ModuleNotFoundError, match=r"'chain_sum': .*run `pip install reasoning-gym`"):
+        tasks_of("chain_sum", size=5, seed=9)
+
+
+def test_a_model_at_an_environment(monkeypatch):
+    """Right by the tool; wrong; in plain words only; by no tool, then right; and one that calls for ever."""
+    right = [TASKS[i]["answer"] for i in range(5)]
+    written = {
+        0: [call("answer", text=right[0]), "Done."], 1: [call("answer", text="7"), call("answer", text=right[1])],
+        2: [f"It is {right[2]}."], 3: [call("solve", x=1), call("answer", text=right[3])],
+        4: [call("answer", question="?"), call("answer", number=1)],
+    }  # fmt: skip
+    monkeypatch.setattr("ftlib.generate.chat_ids", lambda tokenizer, chats, *, tools: chats)
+
+    def sample(model, tokenizer, prompts, **options):
+        row = {TASKS[i]["question"]: i for i in written}
+        return [Sample(written[row[chat[0]["content"].removeprefix("Q: ")]].pop(0), [], [], True) for chat in prompts]
+
+    monkeypatch.setattr("ftlib.generate.sample", sample)
+    rows = [{"prompt": [{"role": "user", "content": "Q: "}], "index": i} for i in written]
+    rewards, chats = attempts(None, None, partial(Puzzle, TASKS), rows)
+    assert rewards == [1.0, 0.0, 0.0, 1.0, 0.0]
+    assert [m["role"] for m in chats[3]] == ["user", "assistant", "tool", "assistant", "tool"]
+    assert chats[3][2]["content"] == chats[4][2]["content"] == "Unknown tool or wrong arguments."
+    assert chats[2][-1] == {"role": "assistant", "content": f"It is {right[2]}."}
+    assert attempts(None, None, partial(Puzzle, TASKS), []) == ([], [])
