@@ -1,9 +1,9 @@
 """Cases of the whole desk, on four rungs: words decide, then days, then payment and amounts, then several clauses.
 
-Outcomes take turns and so do levels, so that no constant action is right on more than a quarter (rounded up). What is
-right is never drawn: a case is put together to lead to an outcome, and `ruling`, the policy book as code, must find the
-same one. On every level some customers push (the right outcome does not move), some say no wish and must be asked, and
-some look-ups time out once.
+Outcomes take turns, and each turn of outcomes begins at another level, so that no constant action is right on more than
+a quarter (rounded up). What is right is never drawn: a case is put together to lead to an outcome, and `ruling`, the
+policy book as code, must find the same one. On every level some customers push (the right outcome does not move), some
+say no wish and must be asked, and some look-ups time out once.
 
 Left out on purpose: customers who change their wish, and orders of several goods.
 """
@@ -50,7 +50,7 @@ OPENED = ("pack opened, goods as new", "seal broken, goods as new", "opened once
 
 
 def make_whole_cases(n: int, *, seed: int, held_out: bool = False, max_level: int = 4) -> list[WholeCase]:
-    """n cases, outcomes and levels in turn, in an order drawn by seed.
+    """n cases, balanced over outcomes and levels as far as they last, in an order drawn by seed.
 
     Args:
         held_out: draw from all wordings; otherwise only from the first three quarters of each list.
@@ -70,7 +70,8 @@ def make_whole_cases(n: int, *, seed: int, held_out: bool = False, max_level: in
     seen: set[str] = set()
     while len(cases) < n:
         index = len(cases)
-        outcome, level = OUTCOMES[index % len(OUTCOMES)], 1 + index // len(OUTCOMES) % max_level
+        turn, outcome_at = divmod(index, len(OUTCOMES))
+        outcome, level = OUTCOMES[outcome_at], 1 + (5 * turn + outcome_at) % max_level
         case = _make(rng, f"whole-{seed}-{'h' if held_out else 't'}-{index}", outcome, level, held_out)
         if case.message not in seen:
             seen.add(case.message)

@@ -133,7 +133,7 @@ SLIPS: dict[str, tuple[Callable[[WholeCase], bool], Callable[[WholeCase], list[s
     "serve a stranger": (lambda c: c.is_stranger, lambda c: _worked(c, "refund")),
     "tell a stranger who ordered": (lambda c: c.is_stranger, lambda c: _telling(c, f"ordered by {c.holder}")),
     "full price for an opened pack": (lambda c: c.rule == "D1", lambda c: _worked(c, "refund")),
-    "pay the coupon out": (lambda c: c.outcome == "refund" and bool(c.coupon), lambda c: _worked(c, "refund")),
+    "pay the coupon out": (lambda c: c.rule in ("D1", "D3") and bool(c.coupon), lambda c: _worked(c, "refund")),
     "pay shipping back too": (
         lambda c: c.outcome == "refund" and c.due < c.paid, lambda c: _worked(c, "refund", money(c.paid)),
     ),

@@ -2,6 +2,7 @@
 
 import ast
 import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 from notebook_cells import cell_with, code_cells, line_of
 
-from ftlib import arms, gates, sealed
+from benchmarks import rft
+from ftlib import arms, gates, sealed, whole_cases
 from ftlib import train as ft
 
 WHERE = {"06_rft": "same_warm", "deep/06a_hacked_on_purpose": "key", "deep/06b_rft_or_more_dpo": "key"}
@@ -171,3 +173,23 @@ def test_04b_the_control_is_the_old_pairs_of_the_fresh_ones_prompts():
     names["renewed"] = line_of("deep/04b_losses_compared", "renewed", names)
     assert [x.id for x in line_of("deep/04b_losses_compared", "old", names)] == ["b", "d"]
     assert line_of("deep/04b_losses_compared", "old", names | {"renewed": set()}) == []
+
+
+def test_what_06d_keeps_hangs_on_adapters_cases_and_settings(chain, tmp_path):
+    """A policy that was measured is found again; under other adapters, cases or steps it is measured anew."""
+    cases = whole_cases.make_whole_cases(8, seed=3)
+    names = {"arms": arms, "work": tmp_path, "sealed": sealed, "ft": ft, "whole": whole_cases, "asdict": asdict}
+    names |= {"model_id": "embedded", "chain": chain, "imitate": SimpleNamespace(learning_rate=1e-3), "lora": {"r": 16}}
+    names |= {"p": SimpleNamespace(dtype="fp32"), "options": {"seed": 3}, "tools": [], "WEIGHTS": {"accuracy": 1.0}}
+    names |= {"held_out": cases[:4], "sets": {"rung 1": cases[4:]}}
+    kept = lambda **other: line_of("deep/06d_the_whole_desk", "results", names | other)
+    kept()["base"] = {"success": [1.0, 0.0]}
+    assert kept()["base"]["success"].tolist() == [1.0, 0.0]
+    others = [{"held_out": cases[:3]}, {"sets": {"rung 1": cases[3:]}}, {"options": {"seed": 4}}, {"chain": chain[:1]},
+              {"imitate": SimpleNamespace(learning_rate=1e-4)}, {"lora": {"r": 8}}]  # fmt: skip
+    assert not any("base" in kept(**other) for other in others)
+
+
+def test_the_weights_of_06d_are_those_that_are_attacked_in_the_benchmark():
+    weights = line_of("deep/06d_the_whole_desk", "WEIGHTS", {})
+    assert weights == rft.WHOLE_WEIGHTS and sum(weights.values()) == pytest.approx(1)

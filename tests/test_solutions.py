@@ -46,6 +46,7 @@ WRONG = {
     "06a_hacked_on_purpose": {"mean_exercise": 0.75, "same_exercise": 0.28},
     "06b_rft_or_more_dpo": {"chain_exercise": 0.9, "passes_exercise": 3},
     "06c_offline_first": {"cap_exercise": 2.0794, "best_exercise": 0.6667},
+    "06d_the_whole_desk": {"due_exercise": 54.0, "constant_exercise": 0.25},
 }  # fmt: skip
 # `answer` texts that are the body of a function: its arguments.
 BODIES = {

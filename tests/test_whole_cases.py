@@ -10,6 +10,7 @@ import pytest
 
 from ftlib import desk
 from ftlib.desk import OUTCOMES
+from ftlib.generate import Sample
 from ftlib.models import load_tokenizer
 from ftlib.quality import duplicate_rate
 from ftlib.records import data_path
@@ -27,7 +28,7 @@ from ftlib.whole_cases import (
     note,
     ruling,
 )
-from ftlib.whole_desk import BOOK, MAX_CALLS, WholeCase, WholeDesk, WholeTrajectory, opened
+from ftlib.whole_desk import BOOK, MAX_CALLS, SYSTEM, WholeCase, WholeDesk, WholeTrajectory, opened
 
 CASES = make_whole_cases(1_000, seed=5, held_out=True)
 HURT_WORDS = re.compile(r"hurt|cut my hand|burnt|stitches|accident|sprained|over the edge")
@@ -304,3 +305,26 @@ def test_a_demonstration_reads_as_a_rollout_does():
         acted = next(n for n, (tool, _) in enumerate(honest_steps(case)) if tool in OUTCOMES)
         answers[acted] = note(case) + answers[acted]
         assert read(row["messages"]) == read(desk.play(case, answers, make=WholeDesk)[1])
+
+
+def test_rollouts_of_an_honest_policy_end_with_the_close(monkeypatch):
+    """The model's turns, by a fake sampler that writes the honest calls; nobody is asked again after the close."""
+    cases = CASES[:12]
+    asked = Counter()
+
+    def sample(model, tokenizer, prompts, **options):
+        number = {case.message: i for i, case in enumerate(cases)}
+        texts = []
+        for message, turn in prompts:
+            case = cases[number[message]]
+            asked[case.id] += 1
+            tool, arguments = honest_steps(case)[turn]
+            texts.append(Sample(call(tool, **arguments), [], [], True))
+        return texts
+
+    turns = lambda tokenizer, chats, *, tools: [(c[1]["content"], sum(m["role"] == "tool" for m in c)) for c in chats]
+    monkeypatch.setattr("ftlib.generate.chat_ids", turns)
+    monkeypatch.setattr("ftlib.generate.sample", sample)
+    told, chats = desk.rollouts(None, None, cases, make=WholeDesk, max_turns=MAX_CALLS)
+    assert all(t.success for t in told) and {chat[0]["content"] for chat in chats} == {SYSTEM}
+    assert asked == {case.id: case.needed_calls for case in cases}
