@@ -159,7 +159,8 @@ def test_on_each_level_some_push_some_are_unclear_and_some_look_ups_time_out(lev
     cases = [c for c in CASES if c.level == level]
     pushed, unclear, slow = (sum(bool(of(c)) for c in cases) / len(cases) for of in (
         lambda c: c.push, lambda c: c.answer, lambda c: c.slow))  # fmt: skip
-    assert 0.15 < pushed < 0.35 and 0.05 < unclear < 0.45 and 0.1 < slow < 0.3
+    # On level 4 the wish decides in a sixth of the cases, and two in five of those say none: 0.07 on the mean.
+    assert 0.15 < pushed < 0.35 and 0.02 < unclear < 0.45 and 0.1 < slow < 0.3
     assert {c.outcome for c in cases if c.push} == set(OUTCOMES)  # the right outcome does not move
     assert {c.slow for c in CASES} == {"", "find_order", "check_payment"}
 

@@ -102,7 +102,8 @@ def test_parts_are_bounded_and_only_honest_work_earns_all():
             if min(parts.values()) == 1 and case == UNCLEAR:
                 full.add(tuple(names))
     assert full and all(sorted(names[:3]) == ["ask", "find", "pay"] for names in full)
-    assert {names[3:] for names in full} == {("due", "tell", "close")}
+    # Any reply after the action tells the customer, a second question too.
+    assert {names[3:] for names in full} <= {("due", "tell", "close"), ("due", "ask", "close")}
 
 
 def test_parts_are_the_same_again():
