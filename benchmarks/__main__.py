@@ -38,7 +38,12 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     results = []
     for name in args.names or known:
-        head = {"name": name, "device": _device(), "versions": _versions(), "ceilings": {}}
+        head = {
+            "name": name,
+            "device": platform.processor() or platform.machine(),
+            "versions": _versions(),
+            "ceilings": {},
+        }
         results.append(head)
         measured = importlib.import_module(f"benchmarks.{name}").measure()
         for found in measured if inspect.isgenerator(measured) else [measured]:
@@ -54,13 +59,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def _write(out: str, results: list[dict]) -> None:
     write_atomic(out, to_json(results[0] if len(results) == 1 else results, out, indent=1) + "\n")
-
-
-def _device() -> str:
-    import torch
-
-    named = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
-    return named or platform.machine()
 
 
 def _shown(row: dict) -> dict[str, str]:

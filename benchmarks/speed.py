@@ -32,12 +32,12 @@ def measure() -> Iterator[dict]:
 
     ceilings = in_process("ceiling", "ours")
     rows, checks = [], []
-    larger = [_larger] if torch.cuda.is_available() else []
+    larger, device = ([_larger], {"device": torch.cuda.get_device_name()}) if torch.cuda.is_available() else ([], {})
     for part in (_minutes, _sampling, _training, *larger, _library, _growth):
         more_rows, more_checks = part()
         rows += [_with_shares(row, ceilings) for row in more_rows]
         checks += more_checks
-        yield {"ceilings": ceilings, "rows": rows, "checks": checks}
+        yield device | {"ceilings": ceilings, "rows": rows, "checks": checks}
 
 
 def _with_shares(row: dict, ceilings: dict) -> dict:

@@ -9,6 +9,7 @@ template (the embedded model's shows the names alone). Each rollout owns its ins
 Left out on purpose: free-text judging. What counts is what was done to the order, which the log shows.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
@@ -160,12 +161,14 @@ class RefundDesk:
 
     _tools: ClassVar[tuple[str, ...]] = ("find_order", "read_policy", *OUTCOMES)
     _most_calls: ClassVar[int] = MAX_CALLS
+    _kind: ClassVar[type[Case]] = Case
+    _book: ClassVar[dict[str, str]] = POLICY
 
     _case: Case | None = None
     _calls: list[Call] = field(default_factory=list)
 
     def reset(self, case: dict[str, Any], **_: Any) -> None:
-        self._case = Case(**case)
+        self._case = self._kind(**case)
         self._calls = []
 
     def find_order(self, order_id: str) -> str:
@@ -185,8 +188,8 @@ class RefundDesk:
         Args:
             topic: One of these topics.
         """
-        known = isinstance(topic, str) and topic in POLICY
-        result = POLICY[topic] if known else f"No such topic. Topics: {', '.join(POLICY)}."
+        known = isinstance(topic, str) and topic in self._book
+        result = self._book[topic] if known else f"No such topic. Topics: {', '.join(self._book)}."
         return self._log("read_policy", {"topic": topic}, result, ok=known)
 
     def refund(self, order_id: str) -> str:
@@ -234,13 +237,17 @@ class RefundDesk:
     def _same_order(self, order_id: Any) -> bool:
         return _number(order_id) == self._case.order_id
 
-    def _act(self, tool: str, order_id: Any) -> str:
+    def _acted(self) -> list[Call]:
+        return [call for call in self._calls if call.tool in OUTCOMES and call.ok]
+
+    def _act(self, tool: str, order_id: Any, *, done: str = "", **more: Any) -> str:
+        """`done`: what an action says that is taken; `more`: its other arguments."""
+        arguments = {"order_id": order_id, **more}
         if not self._same_order(order_id):
-            return self._log(tool, {"order_id": order_id}, "No such order for this customer.", ok=False)
-        if any(call.tool in OUTCOMES and call.ok for call in self._calls):
-            # Logged as done, so that a second action counts against the rollout; money moves once.
-            return self._log(tool, {"order_id": order_id}, "An action was taken already.", ok=True)
-        return self._log(tool, {"order_id": order_id}, f"{tool}: done.", ok=True)
+            return self._log(tool, arguments, "No such order for this customer.", ok=False)
+        if self._acted():  # logged as done, so that a second action counts against the rollout; money moves once
+            return self._log(tool, arguments, "An action was taken already.", ok=True)
+        return self._log(tool, arguments, done or f"{tool}: done.", ok=True)
 
     def _log(self, tool: str, arguments: dict[str, Any], result: str, *, ok: bool) -> str:
         if len(self._calls) >= self._most_calls:
@@ -488,6 +495,12 @@ def rollouts(
 def take_turn(desk: RefundDesk, chat: list[dict[str, Any]], text: str) -> bool:
     """Put a model's answer into the chat and do what it asks for; False where the case is over: it asks for no tool, or
     what it asked for has ended the case."""
+    return put_answer(chat, text, functools.partial(run_tool, desk)) and not desk._over()
+
+
+def put_answer(chat: list[dict[str, Any]], text: str, run: Callable[[str, dict[str, Any]], str]) -> bool:
+    """Put a model's answer into the chat, and what `run` gives for the tool and arguments that it asks for; False where
+    it asks for none."""
     call = parse_call(text)
     if call is None:
         chat.append({"role": "assistant", "content": text})
@@ -495,8 +508,8 @@ def take_turn(desk: RefundDesk, chat: list[dict[str, Any]], text: str) -> bool:
     name, arguments = call
     message = {"type": "function", "function": {"name": name, "arguments": arguments}}
     chat.append({"role": "assistant", "content": text.split("<tool_call>")[0], "tool_calls": [message]})
-    chat.append({"role": "tool", "name": name, "content": run_tool(desk, name, arguments)})
-    return not desk._over()
+    chat.append({"role": "tool", "name": name, "content": run(name, arguments)})
+    return True
 
 
 def play(

@@ -30,11 +30,12 @@ Left out on purpose: reasoning_gym itself (it brings eleven packages along), and
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
-from ftlib.desk import parse_call
+from ftlib.desk import put_answer
 
 
 class Tasks(Protocol):
@@ -201,25 +202,19 @@ def attempts(
     for _ in range(max_turns):
         prompts = chat_ids(tokenizer, [chats[i] for i in alive], tools=schemas)
         answers = sample(model, tokenizer, prompts, **options)
-        alive = [i for i, answer in zip(alive, answers, strict=True) if _take_turn(made[i], chats[i], answer.text)]
+        alive = [
+            i
+            for i, answer in zip(alive, answers, strict=True)
+            if put_answer(chats[i], answer.text, partial(_run, made[i]))
+        ]
         if not alive:
             break
     return [float(environment.get_reward()) for environment in made], chats
 
 
-def _take_turn(environment: Any, chat: list[dict[str, Any]], text: str) -> bool:
-    """Put an answer into the chat and do what it asks for; False where it holds no call."""
-    call = parse_call(text)
-    if call is None:
-        chat.append({"role": "assistant", "content": text})
-        return False
-    name, arguments = call
+def _run(environment: Any, name: str, arguments: dict[str, Any]) -> str:
     tools = {tool.__name__: tool for tool in tools_of(environment)}
     try:
-        result = tools[name](**arguments)
+        return tools[name](**arguments)
     except (KeyError, TypeError):  # an unknown tool or argument is the model's, and it is told so
-        result = "Unknown tool or wrong arguments."
-    message = {"type": "function", "function": {"name": name, "arguments": arguments}}
-    chat.append({"role": "assistant", "content": text.split("<tool_call>")[0], "tool_calls": [message]})
-    chat.append({"role": "tool", "name": name, "content": result})
-    return True
+        return "Unknown tool or wrong arguments."

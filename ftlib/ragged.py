@@ -169,18 +169,19 @@ class _ReadTogether:
 
         tensor = lambda values: torch.tensor(values, device=device)
         self.pool, self.start, self.length = pool, start, sum(lengths)
-        self.before = [pool.held[row] for row in rows]
+        before = [pool.held[row] for row in rows]
+        self.before = tensor(before)  # (R,)
         self.longest = max(lengths)
-        self.width = max(b + n for b, n in zip(self.before, lengths, strict=True))
+        self.width = max(b + n for b, n in zip(before, lengths, strict=True))
+        self._places = [b + t for b, n in zip(before, lengths, strict=True) for t in range(n)]
         self.rows = tensor(rows)  # (R,)
         self.line = tensor([r for r, n in enumerate(lengths) for _ in range(n)])  # (N,): which of the rows, of a token
         self.offset = tensor([t for n in lengths for t in range(n)])  # (N,): which of the row's new tokens
-        self.lengths = lengths
+        self.at = self.rows[self.line], tensor(self._places)  # (N,) each: row of the pool, place among its own tokens
         self._seen: dict = {}
 
     def positions(self) -> list[int]:
-        p = self.pool.prefix_length
-        return [p + b + t for b, n in zip(self.before, self.lengths, strict=True) for t in range(n)]
+        return [self.pool.prefix_length + place for place in self._places]
 
     def seen(self, groups: int, window: int | None, device):
         """(R, 1, G·T, P + W), True where a query may look."""
@@ -188,8 +189,7 @@ class _ReadTogether:
 
         if window not in self._seen:
             place = torch.arange(-self.pool.prefix_length, self.width, device=device)
-            before = torch.tensor(self.before, device=device)
-            query = (before[:, None] + torch.arange(self.longest, device=device))[..., None]  # (R, T, 1)
+            query = (self.before[:, None] + torch.arange(self.longest, device=device))[..., None]  # (R, T, 1)
             allowed = place <= query
             if window:
                 allowed &= place > query - window
@@ -202,9 +202,9 @@ class _ReadTogether:
 
         pool, part = self.pool, slice(self.start, self.start + self.length)
         keys, values = pool.blocks(layer, key, value)
-        places = self.rows[self.line], torch.tensor(self.before, device=query.device)[self.line] + self.offset
-        keys[places[0], :, places[1]] = key[:, part].transpose(0, 1)
-        values[places[0], :, places[1]] = value[:, part].transpose(0, 1)
+        row, place = self.at
+        keys[row, :, place] = key[:, part].transpose(0, 1)
+        values[row, :, place] = value[:, part].transpose(0, 1)
         keys, values = keys[self.rows, :, : self.width], values[self.rows, :, : self.width]  # (R, Hkv, W, D)
         if pool.prefix:
             all_rows = lambda block: block.expand(len(self.before), *block.shape)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from decimal import ROUND_HALF_UP, Decimal, DecimalException
 from typing import Any, ClassVar
 
-from ftlib.desk import MAX_RESULT_CHARS, OUTCOMES, POLICY, Call, Case, RefundDesk, Trajectory
+from ftlib.desk import MAX_RESULT_CHARS, OUTCOMES, POLICY, Case, RefundDesk, Trajectory
 
 SYSTEM = (
     "You work at the refund desk of Tarnhollow Gear. Look the order up, look at the payment before money goes out, ask "
@@ -181,10 +181,8 @@ class WholeDesk(RefundDesk):
 
     _tools: ClassVar[tuple[str, ...]] = ("find_order", "check_payment", "read_policy", *OUTCOMES, "reply", "close")
     _most_calls: ClassVar[int] = MAX_CALLS
-
-    def reset(self, case: dict[str, Any], **_: Any) -> None:
-        self._case = WholeCase(**case)
-        self._calls = []
+    _kind: ClassVar[type[WholeCase]] = WholeCase
+    _book: ClassVar[dict[str, str]] = BOOK
 
     def check_payment(self, order_id: str) -> str:
         """Show how an order was paid. Card and mail are for the desk only.
@@ -202,9 +200,7 @@ class WholeDesk(RefundDesk):
         Args:
             topic: One of these topics.
         """
-        known = isinstance(topic, str) and topic in BOOK
-        result = BOOK[topic] if known else f"No such topic. Topics: {', '.join(BOOK)}."
-        return self._log("read_policy", {"topic": topic}, result, ok=known)
+        return super().read_policy(topic)
 
     def refund(self, order_id: str, amount: str) -> str:
         """Pay money back.
@@ -255,17 +251,6 @@ class WholeDesk(RefundDesk):
 
     def _over(self) -> bool:
         return len(self._calls) >= MAX_CALLS or any(call.tool == "close" and call.ok for call in self._calls)
-
-    def _acted(self) -> list[Call]:
-        return [call for call in self._calls if call.tool in OUTCOMES and call.ok]
-
-    def _act(self, tool: str, order_id: Any, *, done: str = "", **more: Any) -> str:
-        arguments = {"order_id": order_id, **more}
-        if not self._same_order(order_id):
-            return self._log(tool, arguments, "No such order for this customer.", ok=False)
-        if self._acted():  # logged as done, as at the small desk: a second action counts against the rollout
-            return self._log(tool, arguments, "An action was taken already.", ok=True)
-        return self._log(tool, arguments, done or f"{tool}: done.", ok=True)
 
     def _answer(self, heard: set[str]) -> str:
         """What the customer says to a reply."""

@@ -27,6 +27,9 @@ AMOUNTS = (
     "79.90 * 0.8", 10, 0.01, "1 + 1", "(30 - 10) * 0.8", "1e9", "9" * 60, "-5", "1/0", "(" * 60, "2 ** 99", 10**30,
     "__import__('os').system('true')", "all of it",
 )  # fmt: skip
+REPLIES = (
+    "What would you like?", "It is done.", "Card 4242, 1111, 5556, 4444 or 5100?", "x" * 240, "x" * 241,
+)  # fmt: skip
 NOT_A_CALL = ("", "Done.", "<tool_call>", "<tool_call>{}</tool_call>", "<tool_call>" + "[" * 3_000, "</tool_call>" * 99)
 
 Step = tuple[str, str, dict]  # how it is done (text | tool | method), the tool's name or the text, the arguments
@@ -44,17 +47,7 @@ def _random_step(rng: random.Random, case: Case, tools: tuple[str, ...]) -> Step
         if name == "read_policy":
             arguments = {"topic": rng.choice(list(desk.POLICY))}
         elif name == "reply":
-            arguments = {
-                "text": rng.choice(
-                    (
-                        "What would you like?",
-                        "It is done.",
-                        "Card 4242, 1111, 5556, 4444 or 5100?",
-                        "x" * 240,
-                        "x" * 241,
-                    )
-                )
-            }
+            arguments = {"text": rng.choice(REPLIES)}
         elif name == "close" and rng.random() < 0.7:  # or few sequences would come to an action
             name = "find_order"
         elif name == "refund" and "reply" in tools:
