@@ -6,6 +6,7 @@ Left out on purpose: a trainer of our own, and a config framework; the TRL confi
 """
 
 import json
+import math
 import os
 import shutil
 import time
@@ -272,9 +273,11 @@ class GenerationMonitor(TrainerCallback):
 
     Args:
         measure: called with the step; returns numbers by name, among them "score" (larger is better), and "kl" where
-            there is a reference to stay near.
+            there is a reference to stay near, with "kl_low", the lower end of its interval, where it has one.
         every: steps between two looks.
-        kl_cap: nats a token; above it training stops. Without one, "kl" need not be measured.
+        kl_cap: nats a token; a look whose "kl" is above it is never kept. Training stops where "kl_low" is above it
+            too: few samples put the mean of a good policy above the cap now and then, and the rate still falls. Without
+            a "kl_low" the mean decides; without a cap, "kl" need not be measured.
         patience: looks without a better score before training stops.
         keep_best: called when a look becomes the best one, to save the adapter.
         record: a JSON file that holds the looks so far; a resumed training goes on from it.
@@ -323,11 +326,14 @@ class GenerationMonitor(TrainerCallback):
     def _near(self, row: dict) -> bool:
         return self.kl_cap is None or row["kl"] <= self.kl_cap  # NaN is not
 
+    def _shown_over(self, row: dict) -> bool:
+        return not self._near(row) and not row.get("kl_low", math.inf) <= self.kl_cap  # NaN counts as over
+
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.every and state.global_step != state.max_steps:
             return
         row = self.look(state.global_step)
-        if not self._near(row):
+        if self._shown_over(row):
             self.why_stopped = f"KL {row['kl']:.3f} is over its cap of {self.kl_cap} nats a token"
             control.should_training_stop = True
         elif self.since_best >= self.patience and state.global_step < state.max_steps:

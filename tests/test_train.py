@@ -232,8 +232,8 @@ class Looks:
 
     def measure(self, step):
         self.step = step
-        score, kl = next(self.looks)
-        return {"score": np.float32(score), "kl": kl}
+        score, kl, *low = next(self.looks)
+        return {"score": np.float32(score), "kl": kl, **({"kl_low": low[0]} if low else {})}
 
     def train(self, *steps, last=100):
         """Steps until the monitor stops the training; returns the step at which it did."""
@@ -259,6 +259,20 @@ def test_the_monitor_stops_when_the_kl_is_over_its_cap(tmp_path):
     assert looks.monitor.why_stopped == "KL 1.250 is over its cap of 1.0 nats a token"
     assert looks.kept == [10]
     assert looks.monitor.best["score"] == 0.5
+
+
+def test_a_kl_that_is_over_its_cap_by_chance_is_not_kept_and_stops_nothing(tmp_path):
+    """Cap 1: 1.25 (from 0.75) may be noise, so training goes on and 0.5 stays the best; 1.5 (from 1.25) is shown."""
+    looks = Looks(tmp_path, [(0.5, 0.75, 0.5), (0.9, 1.25, 0.75), (0.75, 1.0, 0.75), (0.9, 1.5, 1.25)])
+    assert looks.train(10, 20, 30, 40) == 40
+    assert looks.kept == [10, 30]
+    assert looks.monitor.why_stopped == "KL 1.500 is over its cap of 1.0 nats a token"
+
+
+def test_a_lower_end_that_is_no_number_stops(tmp_path):
+    looks = Looks(tmp_path, [(0.5, 1.25, float("nan"))])
+    assert looks.train(10) == 10
+    assert looks.kept == []
 
 
 def test_kl_at_the_cap_goes_on(tmp_path):
