@@ -27,17 +27,30 @@ LARGER = {"0.5b": 12_000, "1.5b": 20_000, "8b": 60_000}  # random weights -> MB 
 
 
 def measure() -> Iterator[dict]:
-    """{"ceilings", "rows", "checks"} so far, after each part; more than an hour on two cores without bf16."""
+    """{"ceilings", "rows", "checks"} so far, after each part; more than an hour on two cores without bf16.
+
+    A part whose case fails (a GPU that is full, say) leaves a row with the error and a check that does not hold, and
+    the next part is measured.
+    """
     import torch
 
     ceilings = in_process("ceiling", "ours")
     rows, checks = [], []
     larger, device = ([_larger], {"device": torch.cuda.get_device_name()}) if torch.cuda.is_available() else ([], {})
     for part in (_minutes, _sampling, _training, *larger, _library, _growth):
-        more_rows, more_checks = part()
+        try:
+            more_rows, more_checks = part()
+        except RuntimeError as error:
+            more_rows, more_checks = _failed(part.__name__.strip("_"), error)
         rows += [_with_shares(row, ceilings) for row in more_rows]
         checks += more_checks
         yield device | {"ceilings": ceilings, "rows": rows, "checks": checks}
+
+
+def _failed(what: str, error: RuntimeError) -> tuple[list[dict], list[dict]]:
+    print(f"  {what}: {error}", file=sys.stderr, flush=True)
+    row = {"what": what, "error": str(error)}
+    return [row], [check(f"{what}_measured", 0, ">=", 1, n=1, spread=[0, 0])]
 
 
 def _with_shares(row: dict, ceilings: dict) -> dict:
@@ -97,9 +110,9 @@ def _growth() -> tuple[list[dict], list[dict]]:
     for change in changes:
         found = in_process("growth", "ours", **start | change)
         line = {"what": "growth", "by": next(iter(change), ""), **start, **change, "parameters": found["parameters"]}
-        line |= {"seconds": found["seconds"], "peak_mb": found["peak_rss_mb"]}
+        line |= {"seconds": found["seconds"], "peak_mb": found.get("peak_gpu_mb", found["peak_rss_mb"])}
         rows.append(line | {"microseconds_a_token": 1e6 * found["seconds"] / found["tokens"]})
-        print(f"  growth {change}: {found['seconds']:.1f} s, {found['peak_rss_mb']} MB", file=sys.stderr, flush=True)
+        print(f"  growth {change}: {line['seconds']:.1f} s, {line['peak_mb']} MB", file=sys.stderr, flush=True)
     return rows, []
 
 
@@ -119,7 +132,12 @@ def _larger() -> tuple[list[dict], list[dict]]:
             for name, (case, options, unit, stock) in work.items():
                 rate = lambda result, unit=unit: result[unit] / result["seconds"]
                 kept = {"folder": folder} if options.get("nf4") else {}
-                found = side_by_side(case, weights=weights, **options, **kept)
+                try:
+                    found = side_by_side(case, weights=weights, **options, **kept)
+                except RuntimeError as error:
+                    failed_rows, failed_checks = _failed(f"{name}_{weights}", error)
+                    rows, checks = rows + failed_rows, checks + failed_checks
+                    continue
                 counted = {} if case == "sampling" else {"body": "body", "head": "head"}
                 rows.append(_row(f"{name}_{weights}", found, unit, rate, stock=stock) | _products(found, **counted))
                 value, spread = _ratio(found, rate)
@@ -248,7 +266,9 @@ def figures(found: dict) -> dict:
     """
     from ftlib import plots
 
-    sizes = _sizes(found["rows"])
+    sizes = {name: points for name, points in _sizes(found["rows"]).items() if points}
+    if not sizes:
+        return {}
     drawn = {}
     for what, unit in {"seconds": "time", "peak_mb": "peak memory"}.items():
         series = {

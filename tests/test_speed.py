@@ -77,6 +77,30 @@ def test_a_benchmark_that_is_stopped_leaves_what_it_has(tmp_path, monkeypatch, c
     assert (found["name"], found["rows"]) == ("speed", [{"what": "first"}]) and found["device"]
 
 
+def test_a_part_that_fails_is_said_and_the_next_one_is_measured(monkeypatch):
+    """A full GPU in one part: its error is a row, a check does not hold, and the minutes stand beside it."""
+
+    def full():
+        raise RuntimeError("CUDA out of memory")
+
+    full.__name__ = "_sampling"
+    for part in ("_training", "_library", "_growth"):
+        monkeypatch.setattr(speed, part, lambda: ([], []))
+    monkeypatch.setattr(speed, "_sampling", full)
+    monkeypatch.setattr(speed, "_minutes", lambda: ([{"what": "notebook"}], []))
+    monkeypatch.setattr(speed, "in_process", lambda *_, **__: {"gflop_a_second": 1.0})
+    *_, found = speed.measure()
+    assert found["rows"] == [{"what": "notebook"}, {"what": "sampling", "error": "CUDA out of memory"}]
+    assert [(row["id"], row["holds"]) for row in found["checks"]] == [("sampling_measured", False)]
+    assert speed.figures(found) == {}
+
+
+def test_growth_on_a_gpu_is_growth_of_its_memory(monkeypatch):
+    case = {"seconds": 1.0, "tokens": 10, "parameters": 2, "peak_rss_mb": 900, "peak_gpu_mb": 70}
+    monkeypatch.setattr(speed, "in_process", lambda *_, **__: case)
+    assert {row["peak_mb"] for row in speed._growth()[0]} == {70}
+
+
 @pytest.mark.parametrize("dtype, holds", [("fp32", False), ("bf16", True)])
 def test_losses_are_compared_with_the_reference(dtype, holds):
     """2.000 against 2.002 is a part in a thousand: too much in fp32, rounding in bf16; gradients are the same."""
