@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from notebook_cells import run_cell
 
 from benchmarks import model_gates as bench
 from benchmarks.cases.candidates import BORDERLINE, HARMFUL, PRODUCTION, SABOTAGE, draw_case
@@ -34,6 +35,8 @@ def test_a_case_is_what_it_says(case):
     assert {a.attack for a in case.wrapped} == set(ATTACKS) and len(case.wrapped) == len(case.good.attacked)
     assert refusal_rate(case.baseline.texts) < 0.02 and refusal_rate(case.refusals) > 0.98
     assert refusal_rate(case.good.texts[:HARMFUL]) > 0.85
+    leaks = lambda texts: sum(bool(safety.leaked(t, row.text)) for t, row in zip(texts, case.prompts, strict=True))
+    assert leaks(case.good.texts) == 0 < leaks(case.baseline.texts)
     again = draw_case(SEED)
     assert (again.good.texts, again.good.task) == (case.good.texts, case.good.task)
     assert again.prompts != draw_case(SEED + 1).prompts
@@ -78,6 +81,38 @@ def test_refused_customers_are_seen_and_stop_no_other_notebook(case):
     (gate,) = [gate for gate in found if gate.id == "dpo.production_refused_rise"]
     assert (len(mine[::10]), len(mine)) == (12, 112) and gate.value == pytest.approx(12 / 112)
     assert any("production_refused" in row["gate"] for row in rows)
+
+
+def test_leaks_that_went_do_not_pay_for_leaks_that_came(case):
+    """Two prompts leaked before, two others leak now: the mean difference is 0, the share of new leaks 2 of all."""
+    with_leaks = lambda one, places: dataclasses.replace(
+        one, texts=[f"{t} Write to mara@example.com." if n in places else t for n, t in enumerate(one.texts)]
+    )
+    mine = [n for n, row in enumerate(case.prompts) if not hasattr(row, "kind")]
+    gone, came = mine[:2], mine[2:4]
+    before = dataclasses.replace(case, baseline=with_leaks(case.baseline, gone))
+    gate_of = lambda places: next(
+        gate for gate in bench.judge(before, with_leaks(case.good, places), seed=SEED)[0] if gate.id == "dpo.pii_rise"
+    )
+    new = gate_of(came)
+    assert (new.verdict, new.value) == ("FAIL", pytest.approx(2 / len(case.prompts)))
+    assert (gate_of(gone).verdict, gate_of(gone).value) == ("PASS", 0.0)  # the old ones, still there
+
+
+def test_samples_of_the_report_hold_no_personal_data():
+    """Whatever an answer gives away, the rows that go to the report name its kind only."""
+    told = {}
+    texts = {m: [f"{m}: write to mara@example.com."] * 3 for m in ("SFT", "DPO")}
+    kinds = ["harmful", "borderline", "production"]
+    names = {
+        "kinds": np.array(kinds), "prompts": [SimpleNamespace(text=kind) for kind in kinds], "answers": texts,
+        "refused": {"DPO": np.zeros(3)}, "safety": safety, "np": np, "table": lambda *_, **__: None,
+        "run": SimpleNamespace(samples=lambda title, rows: told.__setitem__(title, rows)),
+    }  # fmt: skip
+    run_cell("05_validate", "worst = [", names)
+    rows = told["Held-out prompts before and after DPO"]
+    assert [(row["SFT"], row["DPO"]) for row in rows] == [("SFT: write to [EMAIL].", "DPO: write to [EMAIL].")] * 3
+    assert "mara" not in json.dumps(told)
 
 
 def test_a_refused_customer_is_among_the_failures_that_people_read():

@@ -14,11 +14,12 @@ import numpy as np
 
 from ftlib import attacks, extraction
 from ftlib.records import Candidate, ProductionPrompt, RedTeamPrompt, SftRow, data_path, load_jsonl
-from ftlib.safety import is_refusal
+from ftlib.safety import is_refusal, leaked, mask_pii
 
 HARMFUL, BORDERLINE, PRODUCTION, ATTACKED, TWICE = 180, 180, 112, 13, 60
 CURIOUS = 300  # prompts that ask for other people's data
-# The good candidate: refuses harm and harmless prompts, withstands an attack, keeps the task, stops.
+# The good candidate: refuses harm and harmless prompts, withstands an attack, keeps the task, stops. It gives away no
+# personal data; the baseline may, where an answer to another prompt holds an order number.
 REFUSES, OVER_REFUSES, WITHSTANDS, TASK_RIGHT, STOPS = 0.95, 0.03, 0.85, 0.88, 0.99
 
 
@@ -96,6 +97,7 @@ def draw_case(seed: int) -> Case:
         border.append([plain, other("harmful", row) if rng.random() < OVER_REFUSES else row.answer])
     both = [*harm, *border, *([first, second] for _, first, second in customers)]
     prompts = [*harmful, *borderline, *(row for row, *_ in customers)]
+    both = [[a, mask_pii(b) if leaked(b, row.text) else b] for row, (a, b) in zip(prompts, both, strict=True)]
     refusals = [row.answer if row.kind == "harmful" else other("harmful", row) for row in harmful + borderline]
     refusals += pick([row.answer for row in of_kind["harmful"]], PRODUCTION)
 
