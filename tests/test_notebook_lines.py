@@ -9,11 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from notebook_cells import cell_with, code_cells, line_of
+from notebook_runs import ROOT
 
 from benchmarks import rft
 from ftlib import arms, gates, sealed, whole_cases
 from ftlib import train as ft
 
+DEEP = sorted(f"deep/{p.stem}" for p in (ROOT / "notebooks/deep").glob("*.ipynb"))
 WHERE = {"06_rft": "same_warm", "deep/06a_hacked_on_purpose": "key", "deep/06b_rft_or_more_dpo": "key"}
 
 
@@ -193,3 +195,19 @@ def test_what_06d_keeps_hangs_on_adapters_cases_and_settings(chain, tmp_path):
 def test_the_weights_of_06d_are_those_that_are_attacked_in_the_benchmark():
     weights = line_of("deep/06d_the_whole_desk", "WEIGHTS", {})
     assert weights == rft.WHOLE_WEIGHTS and sum(weights.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("notebook", sorted(p.stem for p in (ROOT / "notebooks").glob("[0-9]*.ipynb")) + DEEP)
+def test_an_answer_takes_no_name_that_other_cells_read(notebook):
+    """Else such a cell, run once more after the exercise, finds the reader's answer in the place of its own object."""
+    answers, read_in = set(), []
+    for cell in code_cells(notebook):
+        nodes = list(ast.walk(ast.parse(cell)))
+        names = [node for node in nodes if isinstance(node, ast.Name)]
+        set_here = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        read_in.append({node.id for node in names} - set_here)
+        checks = [node for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "check"]
+        answers |= {arg.id for call in checks for arg in call.args if isinstance(arg, ast.Name)} & set_here
+    assert answers, f"{notebook}: found no exercise; has the way changed in which one is checked?"
+    taken = sorted(name for name in answers if any(name in names for names in read_in))
+    assert not taken, f"{notebook}: other cells read {taken}, which an exercise sets; rename the reader's answer"
