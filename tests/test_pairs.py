@@ -1,12 +1,17 @@
 """From votes to pairs: each step of the waterfall by hand."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
+from notebook_cells import run_cell
+from notebook_runs import ROOT
 from test_ratings import item, rating
 
+from ftlib import pairs
 from ftlib.pair_rules import OVER_CAP, UNBALANCED, side_counts
 from ftlib.pairs import CONTRADICTED, REASONS, balanced_order, build_pairs, decided, majority, vote_id
+from ftlib.parameters import notebook_parameters
 from ftlib.records import Candidate, Rating, data_path, load_jsonl
 
 
@@ -222,6 +227,23 @@ def test_a_side_without_pairs_cannot_be_balanced_and_limits_are_checked():
     for limits in ({"balance": 0.5}, {"synthetic_cap": 1.1}):
         with pytest.raises(ValueError, match="expected a synthetic_cap from 0 to 1 and a balance >= 1"):
             build_pairs(items, given, seed=1, **limits)
+
+
+def test_the_notebook_hands_both_limits_on():
+    """Its defaults, a cap of 1 and a balance of 0, change no pair; 3 authored and 6 sampled ones at 50 % are 3 + 3."""
+    items, given = mixed({("harmful", "authored"): 2, ("production", "authored"): 1, ("production", "greedy"): 6})
+    stub = SimpleNamespace(figure=lambda *_: None, waterfall=lambda *_: None)
+    names = {"pairs": pairs, "items": items, "votes": given, "seed": 1, "run": stub, "plots": stub,
+             "mark": lambda figure: figure, "overall": SimpleNamespace(basis="people")}  # fmt: skip
+    made = lambda **limits: run_cell("03_collect_preferences", "pairs.build_pairs(", names | limits)["made"]
+    book = notebook_parameters(ROOT / "notebooks" / "03_collect_preferences.ipynb")
+    defaults = {name: book[name] for name in ("synthetic_cap", "balance")}
+    assert defaults == {"synthetic_cap": 1.0, "balance": 0.0}
+    assert made(**defaults) == build_pairs(items, given, seed=1, validation_share=0.1)
+    assert made(**defaults | {"synthetic_cap": 0.5}).synthetic_share == 0.5
+    assert side_counts(made(**defaults | {"balance": 2.0}).pairs) == {"safe": 4, "adversarial": 2}
+    with pytest.raises(ValueError, match="a balance >= 1, got 1.0 and 0.5"):
+        made(**defaults | {"balance": 0.5})
 
 
 def test_every_recorded_pair_traces_back_to_its_votes_and_nothing_is_lost():
