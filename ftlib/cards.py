@@ -43,6 +43,10 @@ MEASURED_ON = {
     "07_rollout": "shadow messages, none of a test split,",
 }
 SIMULATED_VOTES = "Votes of simulated raters follow the rubric that also measures the win-rate: no human preference."
+AUTHORED_MEANS = (
+    "*Authored* answers were not sampled from a model in a run. Those of the playbook were written for it with a "
+    "language model, none by a person; of a user's own, their author must say it."
+)
 
 
 def model_card(run_path: str | Path) -> str:
@@ -164,12 +168,13 @@ def pair_card(made: PairSet, *, basis: str, votes: int, smoke: bool = False) -> 
                     "train": sum(pair.split == "train" for pair in mine),
                     "validation": sum(pair.split == "validation" for pair in mine),
                     "clusters": len({pair.cluster for pair in mine}),
-                    "chosen answer by a model": sum(pair.synthetic for pair in mine),
+                    "chosen answer sampled from a model": sum(pair.synthetic for pair in mine),
                 }
                 for kind, mine in of_kind.items()
             ]),
             "No cluster of prompts is in both splits. Harmful prompts are the adversarial side, others the safe one.",
             "## Sources",
+            AUTHORED_MEANS,
             _table([{"chosen": one, "rejected": other, "pairs": n} for (one, other), n in sorted(sources.items())]),
             "## Length",
             _table([vars(row) for row in audit_lengths(made.pairs)]),

@@ -82,7 +82,7 @@ def over_limits(
     """Which pairs go so that both limits hold, and for which of them: {pair id: reason}.
 
     Args:
-        synthetic_cap: at most this share of the pairs may have a chosen answer that a model wrote; None: no limit.
+        synthetic_cap: at most this share of the pairs may have a chosen answer sampled from a model; None: no limit.
         balance: safe pairs are at most so many times the adversarial ones, and the other way round; None: no limit.
             Where one side has no pairs, nothing can be in balance with it, and all go.
         seed: decides between votes that are equally clear.

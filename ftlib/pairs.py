@@ -22,7 +22,9 @@ from ftlib.pair_rules import OVER_CAP, UNBALANCED, Backing, contradicted, over_l
 from ftlib.quality import THRESHOLD, keep_first
 from ftlib.records import Candidate, PreferencePair, Rating, load_jsonl
 
-AUTHORED = "authored"  # the source of an answer that a person wrote
+# Sources of answers that no model of a run was sampled for. The playbook's own were written for it, with a language
+# model too (data/README.md): "authored" says how an answer came here, not that a person wrote it.
+AUTHORED, OVER_REFUSAL = "authored", "over-refusal, authored"
 BLOCK = 16  # batches whose rows are sorted by length together
 
 # Why an item gives no pair, in the order of the waterfall; the texts are the figure's labels.
@@ -51,7 +53,7 @@ class PairSet:
         pairs: in the order of their candidates.
         waterfall: "candidates" first, then one step for each reason in `REASONS`; the last `left` is len(pairs).
         dropped: candidate id -> reason.
-        synthetic_share: share of pairs whose chosen answer a model wrote; None without pairs.
+        synthetic_share: share of pairs whose chosen answer was sampled from a model; None without pairs.
         near_duplicates: share of the distinct pairs that were dropped as near twins; None without pairs.
     """
 
@@ -60,6 +62,16 @@ class PairSet:
     dropped: dict[str, str]
     synthetic_share: float | None
     near_duplicates: float | None
+
+
+def is_authored(source: str) -> bool:
+    """Is an answer of this source authored, not sampled from a model? Any source that does not say so is a model.
+
+    Example:
+        >>> is_authored("authored"), is_authored("over-refusal, authored for another prompt"), is_authored("sft at 0.0")
+        (True, True, False)
+    """
+    return source == AUTHORED or source.startswith(OVER_REFUSAL)
 
 
 def majority(votes: Sequence[Rating]) -> str:
@@ -106,7 +118,6 @@ def build_pairs(
     seed: int,
     validation_share: float = 0.1,
     threshold: float = THRESHOLD,
-    human_sources: Iterable[str] = (AUTHORED,),
     synthetic_cap: float | None = None,
     balance: float | None = None,
 ) -> PairSet:
@@ -118,15 +129,14 @@ def build_pairs(
         seed: of the split.
         validation_share: about this share of the pairs of each kind is set aside, by whole clusters.
         threshold: Jaccard similarity of prompt, chosen and rejected together from which a pair is a near-duplicate.
-        human_sources: sources of answers that people wrote; a pair whose chosen answer is another's is synthetic.
-        synthetic_cap: at most this share of the pairs may be synthetic; None: no limit.
+        synthetic_cap: at most this share of the pairs may be synthetic, their chosen answer sampled from a model
+            (`is_authored`); None: no limit.
         balance: safe pairs are at most so many times the adversarial ones, and the other way round; None: no limit.
 
     Raises:
         ValueError: an id twice, a vote on an unknown item, a rater who voted twice on one, or a limit that is none.
     """
     votes_of = _votes_by_item(candidates, ratings)
-    written_by_people = set(human_sources)
     dropped: dict[str, str] = {}
     drafts: list[PreferencePair] = []
     backing: dict[str, Backing] = {}
@@ -154,7 +164,7 @@ def build_pairs(
                 rejected_source=sources[1],
                 votes=[vote_id(vote) for vote in votes],
                 basis=basis(votes),
-                synthetic=sources[0] not in written_by_people,
+                synthetic=not is_authored(sources[0]),
                 split="train",
             )
         )

@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 
 from ftlib import models
-from ftlib.pairs import AUTHORED
+from ftlib.pairs import is_authored
 from ftlib.records import Candidate, SftRow, assistant_chat
 from ftlib.tasks import HINTS, few_shot, pick_examples
 
@@ -210,7 +210,7 @@ def pair_up(names: Sequence[str], prompts: Sequence[str], *, seed: int) -> dict[
 
 
 def source_table(items: Sequence[Candidate], *, fresh: Iterable[str] = ()) -> list[dict]:
-    """How many items each two sources have, and which share of their answers a model wrote; the last row is all.
+    """How many items each two sources have, which share of their answers was sampled from a model; the last row is all.
 
     Args:
         items: to be rated.
@@ -231,13 +231,9 @@ def source_table(items: Sequence[Candidate], *, fresh: Iterable[str] = ()) -> li
             "answers of": name,
             "items": len(mine),
             "of these fresh": sum(item.id in new for item in mine),
-            "answers that a model wrote": float(
-                np.mean([not _by_people(source) for item in mine for source in (item.source_a, item.source_b)])
+            "answers sampled from a model": float(
+                np.mean([not is_authored(source) for item in mine for source in (item.source_a, item.source_b)])
             ),
         }
         for name, mine in groups.items()
     ]
-
-
-def _by_people(source: str) -> bool:
-    return source == AUTHORED or source.startswith("over-refusal, authored")

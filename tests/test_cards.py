@@ -54,6 +54,7 @@ def test_the_card_of_pairs_says_where_items_went_and_keeps_texts_plain():
         "| harmful | 1 | 1 | 0 | 1 | 1 |",
     ):
         assert line in text
+    assert "chosen answer sampled from a model |" in text and "written for it with a language model" in text
     assert "2 votes of simulated raters" in text and cards.SIMULATED_VOTES in text
     assert "\n# head" not in text and "<script>" not in text.replace("\\<script", "")
     empty = cards.pair_card(build_pairs(items, [], seed=1), basis="human raters", votes=0)

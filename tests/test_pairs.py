@@ -264,12 +264,17 @@ def test_every_recorded_pair_traces_back_to_its_votes_and_nothing_is_lost():
 
 
 def test_synthetic_share_by_hand():
-    """Chosen: authored, greedy, sampled, sampled -> 3 of 4 were written by a model."""
-    sources = [("authored", "greedy"), ("greedy", "sampled"), ("sampled", "greedy"), ("sampled", "authored")]
+    """Chosen: authored, greedy, sampled, an authored over-refusal -> 2 of 4 were sampled from a model."""
+    sources = [
+        ("authored", "greedy"),
+        ("greedy", "sampled"),
+        ("sampled", "greedy"),
+        ("over-refusal, authored", "sampled"),
+    ]
     candidates = [distinct(n, source_a=a, source_b=b) for n, (a, b) in enumerate(sources)]
     made = build_pairs(candidates, [vote for n in range(4) for vote in votes(f"c{n}", "A")], seed=1)
-    assert made.synthetic_share == 0.75
-    assert [pair.synthetic for pair in made.pairs] == [False, True, True, True]
+    assert made.synthetic_share == 0.5
+    assert [pair.synthetic for pair in made.pairs] == [False, True, True, False]
 
 
 def test_clusters_are_never_split_and_each_kind_is_set_aside():

@@ -142,7 +142,7 @@ def item(number: int, source_a: str, source_b: str) -> Candidate:
 
 
 def test_the_source_table_by_hand():
-    """Four items, eight answers. Models wrote 2 + 2 of the first two items, 1 of the third, 0 of the fourth: 5 / 8."""
+    """Four items, eight answers. Sampled are 2 + 2 of the first two items, 1 of the third, 0 of the fourth: 5 / 8."""
     items = [
         item(1, "sft at 0.0", "base at 0.7"),
         item(2, "base at 0.7", "sft at 0.0"),
@@ -156,7 +156,7 @@ def test_the_source_table_by_hand():
         ("authored · sft at 0.0", 1, 1),
         ("all", 4, 2),
     ]
-    assert [row["answers that a model wrote"] for row in made] == [1.0, 0.0, 0.5, 0.625]
+    assert [row["answers sampled from a model"] for row in made] == [1.0, 0.0, 0.5, 0.625]
     with pytest.raises(ValueError, match="expected at least one item"):
         source_table([])
 
