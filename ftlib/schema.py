@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 CHOICES = ("A", "B", "tie", "both_bad", "skip")
 LOCK = 0x46544C42  # of PostgreSQL's advisory locks: who makes tables or adds items waits for the other one
 
@@ -66,6 +66,14 @@ sa.Index(
     unique=True,
     sqlite_where=standing_vote,
     postgresql_where=standing_vote,
+)
+# Since version 3: the withdrawn ones of a rater, which a training round counts at each click.
+withdrawn_votes = sa.Index(
+    "withdrawn_votes",
+    ratings.c.rater,
+    ratings.c.item_id,
+    sqlite_where=~standing_vote,
+    postgresql_where=~standing_vote,
 )
 
 # Since version 2: in which order items are handed out, and to whom.
@@ -174,4 +182,10 @@ def _fill_queue(connection: sa.Connection) -> None:
         connection.execute(queue.insert(), rows)
 
 
-_MIGRATIONS = {1: _fill_queue}  # from this version to the next; new tables are there already
+def _index_withdrawn(connection: sa.Connection) -> None:
+    """From 2 to 3: a table that is there already gets no new index by itself."""
+    withdrawn_votes.create(connection)
+
+
+# From this version to the next; new tables are there already.
+_MIGRATIONS = {1: _fill_queue, 2: _index_withdrawn}

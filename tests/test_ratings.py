@@ -150,7 +150,7 @@ def test_another_schema_version_is_refused(tmp_path):
     with opened._write() as connection:
         connection.exec_driver_sql("UPDATE meta SET value = '99'")
     opened.close()
-    with pytest.raises(ValueError, match="expected a ratings store of schema version 2 or earlier, got 99"):
+    with pytest.raises(ValueError, match="expected a ratings store of schema version 3 or earlier, got 99"):
         open_store(tmp_path / "r.db")
 
 

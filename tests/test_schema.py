@@ -65,7 +65,7 @@ def version(url: str) -> str:
 def test_version_1_is_brought_up_to_date(version_1):
     assert tables(version_1) == {"meta", "items", "ratings"} and version(version_1) == "1"
     opened = open_store(version_1)
-    assert version(version_1) == "2"
+    assert version(version_1) == "3"
     assert opened.items() == ITEMS
     assert opened.ratings() == [rating("c0", "ann"), rating("c0", "bob", "B"), rating("c1", "ann")]
     assert opened.ratings(withdrawn=True) == [rating("c2", "ann")]
@@ -76,6 +76,37 @@ def test_version_1_is_brought_up_to_date(version_1):
     again = open_store(version_1)  # nothing is done a second time
     assert again.overlap_counts() == {0: 4, 2: 2}
     again.close()
+
+
+def indexes(url: str) -> set[str]:
+    return {index["name"] for index in sa.inspect(engine_of(url)).get_indexes("ratings")}
+
+
+def test_each_earlier_version_gets_the_index_of_withdrawn_votes(version_1):
+    assert indexes(version_1) == {"one_vote"}
+    open_store(version_1).close()
+    assert indexes(version_1) == {"one_vote", "withdrawn_votes"}
+    with engine_of(version_1).begin() as connection:  # as version 2 left it
+        schema.withdrawn_votes.drop(connection)
+        connection.execute(schema.meta.update().values(value="2"))
+    open_store(version_1).close()
+    assert indexes(version_1) == {"one_vote", "withdrawn_votes"} and version(version_1) == "3"
+
+
+def test_withdrawn_votes_are_looked_up_and_not_searched_for(tmp_path):
+    """SQLite's own plan of the query by which `CalibratedSession.standing` counts the rounds."""
+    opened, plans = open_store(tmp_path / "ratings.db"), []
+    opened.add_items(ITEMS)
+
+    @sa.event.listens_for(opened._engine, "before_cursor_execute")
+    def explain(connection, cursor, statement, parameters, *_):
+        if statement.startswith("SELECT"):
+            plans.extend(row[3] for row in cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall())
+
+    opened.ratings(rater="ann", item_ids=["c0", "c1"], withdrawn=True)
+    opened.close()
+    assert any("USING INDEX withdrawn_votes" in plan for plan in plans), plans
+    assert not any(plan.startswith("SCAN") for plan in plans), plans
 
 
 def test_the_places_are_those_of_a_new_store(version_1):
@@ -99,11 +130,11 @@ def test_a_migration_that_fails_leaves_version_1(version_1, monkeypatch):
     opened.close()
 
 
-@pytest.mark.parametrize("found", ["3", "99", "two"])
+@pytest.mark.parametrize("found", ["4", "99", "two"])
 def test_a_newer_version_is_refused_and_left_as_it_is(version_1, found):
     with engine_of(version_1).begin() as connection:
         connection.execute(schema.meta.update().values(value=found))
-    with pytest.raises(ValueError, match=f"schema version 2 or earlier, got {found}; update to the playbook's version"):
+    with pytest.raises(ValueError, match=f"schema version 3 or earlier, got {found}; update to the playbook's version"):
         open_store(version_1)
     assert tables(version_1) == {"meta", "items", "ratings"} and version(version_1) == found
 
