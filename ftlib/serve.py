@@ -102,7 +102,7 @@ def answer_text(reply: object) -> str:
 
 
 class Log:
-    """The router's log, JSON Lines, append-only: "asked", "answered" and "manual" entries."""
+    """The router's log, JSON Lines, append-only: "asked", "answered", "lost", "shadowed" and "manual" entries."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -154,8 +154,8 @@ class Router:
         mode: "shadow": users get the baseline, the candidate is asked behind their back. "canary": by `plan`.
         log: path of the log; an old one is gone on with.
         checks: what to look for in an answer's text.
-        timeout_s: how long the candidate may take before the baseline answers.
-        baseline_timeout_s: how long the baseline may take before the request is given up; nobody else can answer it.
+        timeout_s: how long either model may take; later is "failed". The candidate's answer is given up by then.
+        baseline_timeout_s: how long the baseline is waited for all the same; nobody else can answer its users.
         slow_s: above this the event is "slow".
 
     Raises:
@@ -179,7 +179,8 @@ class Router:
             raise ValueError(f"mode: expected {SHADOW!r} or {CANARY!r}, got {mode!r}")
         self.canary, self.mode, self.checks = Canary(plan), mode, dict(checks or {})
         self.backends = {"baseline": baseline, "candidate": candidate}
-        self.timeout_s, self.slow_s = {"candidate": timeout_s, "baseline": baseline_timeout_s}, slow_s
+        self.timeout_s, self.slow_s = timeout_s, slow_s
+        self._wait_s = {"candidate": timeout_s, "baseline": max(baseline_timeout_s, timeout_s)}
         self.log = Log(log)
         self._answers: dict[str, dict] = {}
         self._running: dict[str, asyncio.Task] = {}
@@ -204,6 +205,10 @@ class Router:
             elif entry["kind"] == "answered":
                 self._answers[entry["id"]] = entry["reply"]
                 self._count(asked.pop(entry["id"]), entry)
+            elif entry["kind"] == "lost":
+                lost = asked.pop(entry["id"])
+                if "events" in entry:  # logs of earlier routers lack them: what was not counted then is not now
+                    self._count(lost, entry)
             elif entry["kind"] == "manual":
                 getattr(self.canary, entry["do"])(entry["why"])
         self.unanswered = list(asked.values())
@@ -264,7 +269,10 @@ class Router:
             "seconds": made["seconds"], "reply": reply,
         }  # fmt: skip
         if reply is None:
-            self.log.add("lost", id=key, error=served["error"])
+            # Counted like an answer: if only a candidate's failures were, one as good as the baseline would be stopped.
+            with self._moving:
+                self.log.add("lost", id=key, events=made["events"], seconds=made["seconds"], error=served["error"])
+                self._count(asked, made)
             raise RuntimeError(f"no model answered: {served['error']}")
         with self._moving:
             self.log.add("answered", **entry)
@@ -285,11 +293,14 @@ class Router:
         started = time.monotonic()
         reply, events, error = None, [], ""
         try:
-            found = await asyncio.wait_for(self.backends[arm].complete(body), self.timeout_s[arm])
+            found = await asyncio.wait_for(self.backends[arm].complete(body), self._wait_s[arm])
+            late = time.monotonic() - started > self.timeout_s
             text = answer_text(found)
             reply = completion(text, model=arm)
             prompt = str(body["messages"][-1].get("content", ""))
             events = [name for name, has in self.checks.items() if has(prompt, text)]
+            if late and "failed" not in events:  # one deadline for both, or the faster clock would look like harm
+                events, error = [*events, "failed"], f"late: more than {self.timeout_s:g} s"
         except Exception as failure:  # whatever a model does, the user gets an answer and the log the reason
             events, error = ["failed"], f"{type(failure).__name__}: {failure}"[:300]
         seconds = time.monotonic() - started

@@ -1,7 +1,9 @@
 """The router, asked by the OpenAI client: who answers, what falls back, what the log gives back after a kill."""
 
 import asyncio
+import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -143,6 +145,70 @@ def test_no_model_left_is_said_and_logged(tmp_path):
     with listening(app(made)) as address, pytest.raises(openai.InternalServerError, match="no model answered"):
         ask(address)
     assert [entry["kind"] for entry in made.log.read()] == ["opened", "asked", "lost"]
+    assert made.canary.state == "rolled_back"  # the candidate failed, whoever else did; here one failure is enough
+    again = router(tmp_path, says("new"))
+    assert again.canary.status() == made.canary.status() and not again.unanswered  # its client was told
+
+
+def test_a_lost_request_of_an_older_log_stays_uncounted(tmp_path):
+    made = router(tmp_path, says("new"))
+    made.log.add("asked", id="k", user="u", arm="candidate", share=0.999999, messages=SAY)
+    made.log.add("lost", id="k", error="gone")
+    assert router(tmp_path, says("new")).canary.requests == 0
+
+
+def _breaks(rate, draws):
+    return Scripted(lambda body: _crash(body) if draws.random() < rate else completion("text", model="m"))
+
+
+def _roll_out(tmp_path, candidate, baseline, users=250, **options):
+    made = router(tmp_path, candidate, plan=HALF, baseline=baseline, **options)
+
+    async def all_of_them():
+        for n in range(users):
+            if made.canary.state == "rolled_back":
+                break
+            with contextlib.suppress(RuntimeError):  # nobody answered this one: counted, which is what is tested
+                await made.answer({"messages": SAY}, user=f"u{n}", key=f"k{n}")
+
+    asyncio.run(all_of_them())
+    return made
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_candidate_that_fails_as_often_as_the_baseline_is_no_harm(tmp_path, seed):
+    """Both crash at 3 in 10. The baseline's crashes are evidence too, also those that leave a user without answer."""
+    draws = random.Random(seed)
+    made = _roll_out(tmp_path, _breaks(0.3, draws), _breaks(0.3, draws))
+    failed = made.canary.evidence["failed"].failed
+    assert made.canary.state == "running" and made.canary.requests == 250
+    assert min(failed.values()) > 20
+    assert "lost" in {entry["kind"] for entry in made.log.read()}
+    assert router(tmp_path, says("new"), plan=HALF).canary.status() == made.canary.status()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_candidate_that_fails_twice_as_often_is_rolled_back(tmp_path, seed):
+    draws = random.Random(seed)
+    made = _roll_out(tmp_path, _breaks(0.6, draws), _breaks(0.3, draws), users=500)
+    assert made.canary.state == "rolled_back"
+    assert router(tmp_path, says("new"), plan=HALF).canary.status() == made.canary.status()
+
+
+def test_one_deadline_for_both_models(tmp_path):
+    """Both answer after 0.05 s, the deadline is 0.01 s: all users get the baseline's answer, and both have failed."""
+
+    async def late(_body):
+        await asyncio.sleep(0.05)
+        return completion("base", model="m")
+
+    slow = Scripted(late)
+    made = _roll_out(tmp_path, slow, slow, users=30, timeout_s=0.01, baseline_timeout_s=5.0)
+    answered = [entry for entry in made.log.read() if entry["kind"] == "answered"]
+    assert len(answered) == 30 and {answer_text(entry["reply"]) for entry in answered} == {"base"}
+    assert all("failed" in entry["events"] for entry in answered)
+    assert sum(made.canary.evidence["failed"].failed.values()) == 30
+    assert made.canary.state == "running"
 
 
 def test_fifty_clients_at_once(tmp_path):
