@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ftlib import approval
+from ftlib.risks import GOVERN
 from ftlib.sheets import csv_text
 
 PHASES = {
@@ -138,8 +140,9 @@ def tasks_of(
 
     Args:
         path: methods of the scorecard, e.g. ("sft", "dpo").
-        gates: states of the ledger ("id", "notebook", "verdict", "note", "waived"). Those that are no evidence count
-            as well: a smoke run shows the wiring of the plan.
+        gates: states of the ledger ("id", "notebook", "verdict", "note", "waivers"). Those that are no evidence count
+            as well: a smoke run shows the wiring of the plan. Only 08's waiver spares the work: one that let another
+            notebook go on leaves the promotion blocked. An approval that nobody signed is the task "sign-off".
         plan: the tasks to start from.
         rework_hours: for a failed gate, before its notebook is run again.
         measure_hours: for one that could not be judged.
@@ -155,7 +158,8 @@ def tasks_of(
     kept = [task for task in plan if task.id not in gone]
     kept = [dataclasses.replace(task, after=_without(task.after, gone)) for task in kept]
     for gate in gates:
-        if gate["verdict"] == "PASS" or gate.get("waived"):
+        unsigned = gate["id"] == approval.GATE and gate["verdict"] == "ABSTAIN"
+        if gate["verdict"] == "PASS" or unsigned or gate.get("waivers", {}).get(GOVERN):
             continue
         failed = gate["verdict"] == "FAIL"
         first = next((task.id for task in kept if task.notebook == gate["notebook"]), None)

@@ -10,6 +10,7 @@ router behind the gateway that has them), and more than one router on a log. Sta
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -198,13 +199,16 @@ class Router:
         first = {key: entries[0].get(key) for key in identity}
         if first != identity:
             raise ValueError(f"{self.log.path}: expected the log of this plan and mode, got another's; give a new path")
-        asked = {}
+        asked, unshadowed = {}, {}
         for entry in entries:
             if entry["kind"] == "asked":
                 asked[entry["id"]] = entry
             elif entry["kind"] == "answered":
                 self._answers[entry["id"]] = entry["reply"]
-                self._count(asked.pop(entry["id"]), entry)
+                unshadowed[entry["id"]] = asked.pop(entry["id"])
+                self._count(unshadowed[entry["id"]], entry)
+            elif entry["kind"] == "shadowed":
+                unshadowed.pop(entry["id"], None)
             elif entry["kind"] == "lost":
                 lost = asked.pop(entry["id"])
                 if "events" in entry:  # logs of earlier routers lack them: what was not counted then is not now
@@ -212,8 +216,19 @@ class Router:
             elif entry["kind"] == "manual":
                 getattr(self.canary, entry["do"])(entry["why"])
         self.unanswered = list(asked.values())
+        self.unshadowed = list(unshadowed.values()) if self.mode == SHADOW else []
 
     unanswered: Sequence[dict] = ()  # asked before a kill and never answered: their clients ask again
+    unshadowed: Sequence[dict] = ()  # answered before a kill, in shadow, and not yet by the candidate
+
+    async def catch_up(self) -> None:
+        """Begin to ask the candidate what a kill kept it from answering in shadow; `drain` waits for the answers.
+
+        `app` does it when it starts. Nobody asks twice for these: their customers have the baseline's answer.
+        """
+        missing, self.unshadowed = self.unshadowed, []
+        for asked in missing:
+            self._begin_shadow({"messages": asked["messages"], **asked.get("options", {})}, asked["id"])
 
     async def answer(self, body: Mapping[str, Any], *, user: str, key: str) -> dict:
         """Answer a request; the same key again gets the same answer, also while the first is under way.
@@ -259,7 +274,8 @@ class Router:
             share = self.canary.share if self.mode == CANARY else 0.0
             arm = self.canary.arm(user) if self.mode == CANARY else "baseline"
         asked = {"id": key, "user": user, "arm": arm, "share": share}
-        self.log.add("asked", **asked, messages=body["messages"])
+        options = {name: value for name, value in body.items() if name not in ("messages", "model", "user")}
+        self.log.add("asked", **asked, messages=body["messages"], options=options)
         made = await self._ask(arm, body)
         fell_back = arm == "candidate" and made["reply"] is None
         served = await self._ask("baseline", body) if fell_back else made
@@ -279,10 +295,13 @@ class Router:
             self._answers[key] = reply
             self._count(asked, entry)
         if self.mode == SHADOW:
-            task = asyncio.create_task(self._shadow(body, key))
-            self._shadows.add(task)
-            task.add_done_callback(self._shadows.discard)
+            self._begin_shadow(body, key)
         return reply
+
+    def _begin_shadow(self, body: Mapping[str, Any], key: str) -> None:
+        task = asyncio.create_task(self._shadow(body, key))
+        self._shadows.add(task)
+        task.add_done_callback(self._shadows.discard)
 
     async def _shadow(self, body: Mapping[str, Any], key: str) -> None:
         made = await self._ask("candidate", body)
@@ -352,13 +371,19 @@ def app(router: Router) -> Any:
             return refused(f"not done, because the log could not be written: {error}", 503)
         return await status(request)
 
+    @contextlib.asynccontextmanager
+    async def lifespan(_app):
+        await router.catch_up()
+        yield
+
     return Starlette(
+        lifespan=lifespan,
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/models", models),
             Route("/rollout", status),
             Route("/rollout", manual, methods=["POST"]),
-        ]
+        ],
     )
 
 

@@ -113,7 +113,8 @@ def test_what_a_failed_gate_costs_is_shown_where_it_was_waived():
     """The cell of 08 that compares plans, over a gate that failed and was waived."""
     cells = json.loads((ROOT / "notebooks/08_govern.ipynb").read_text(encoding="utf-8"))["cells"]
     (source,) = [text for text in ("".join(c["source"]) for c in cells) if "one more failed gate cost" in text]
-    state = {"id": "dpo.win_rate", "notebook": "05_validate", "verdict": "FAIL", "note": "better pairs", "waived": "x"}
+    state = {"id": "dpo.win_rate", "notebook": "05_validate", "verdict": "FAIL", "note": "better pairs",
+             "waived": "x", "waivers": {"08_govern": "x"}}  # fmt: skip
     names = {"states": [state], "scorecard": {"path": ["sft", "dpo"]}, "roadmap": roadmap, "minutes": {},
              "team": roadmap.Team(2, 40, "2027-01-04"), "table": lambda rows, **_: rows}  # fmt: skip
     exec(source, names)

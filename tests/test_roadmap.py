@@ -75,10 +75,24 @@ def test_a_failed_gate_adds_rework_and_moves_dates():
     assert rework.task.after == ("validate",) and rework.task.reason == "better pairs" and rework.days == 20
     assert "rework-dpo.win_rate" in after["sign-off"].task.after
     assert after["shadow"].start > before["shadow"].start and rework.critical
-    waived = tasks_of(("sft", "dpo"), [FAIL | {"waived": "known"}, FAIL | {"verdict": "PASS"}])
+    known = {"waived": "known", "waivers": {"08_govern": "known"}}
+    waived = tasks_of(("sft", "dpo"), [FAIL | known, FAIL | {"verdict": "PASS"}])
     assert waived == tasks_of(("sft", "dpo"), [])
     abstained = tasks_of(("sft", "dpo"), [FAIL | {"verdict": "ABSTAIN"}], measure_hours=8)
     assert [one.hours for one in abstained if one.id == "measure-dpo.win_rate"] == [8]
+
+
+def test_a_waiver_that_let_another_notebook_go_on_spares_no_rework():
+    """It still blocks the promotion, so somebody has to do the work."""
+    trial = FAIL | {"waived": "a trial", "waivers": {"07_rollout": "a trial"}}
+    assert tasks_of(("sft", "dpo"), [trial]) == tasks_of(("sft", "dpo"), [FAIL])
+
+
+def test_an_approval_that_nobody_signed_is_the_sign_off_and_no_more_items():
+    state = {"id": "safety.approval", "notebook": "05_validate", "verdict": "ABSTAIN", "note": "recorded"}
+    assert tasks_of(("sft", "dpo"), [state]) == tasks_of(("sft", "dpo"), [])
+    refused = {one.id for one in tasks_of(("sft", "dpo"), [state | {"verdict": "FAIL"}])}
+    assert "rework-safety.approval" in refused
 
 
 def test_the_default_plan_fits_90_days_and_starts_each_phase_in_its_week():

@@ -251,6 +251,35 @@ def test_shadow_serves_the_baseline_and_logs_the_candidate(tmp_path):
     assert shadowed == ["new"] * 5 and made.canary.requests == 0
 
 
+def test_shadow_answers_that_a_kill_lost_are_asked_for_again(tmp_path):
+    """Three are answered and a kill leaves the log with one "shadowed": the next router asks the candidate the two."""
+    made = router(tmp_path, says("new"), mode=SHADOW)
+    with listening(app(made)) as address:
+        for n in range(3):
+            ask(address, extra_headers={"Idempotency-Key": f"k{n}"}, max_tokens=7 + n)
+            made.drain()
+    lines = made.log.path.read_text().splitlines(keepends=True)
+    lost = ('"shadowed"', ('"k1"', '"k2"'))
+    made.log.path.write_text("".join(x for x in lines if not (lost[0] in x and any(key in x for key in lost[1]))))
+    bodies = []
+    model = Scripted(lambda body: bodies.append(dict(body)) or completion("newer", model="m"))
+    again = router(tmp_path, model, mode=SHADOW)
+    assert [one["id"] for one in again.unshadowed] == ["k1", "k2"] and bodies == []
+    with listening(app(again)):
+        again.drain()
+    assert [(body["max_tokens"], body["messages"]) for body in bodies] == [(8, SAY), (9, SAY)]
+    shadowed = {e["id"]: answer_text(e["reply"]) for e in again.log.read() if e["kind"] == "shadowed"}
+    assert shadowed == {"k0": "new", "k1": "newer", "k2": "newer"}
+    assert not router(tmp_path, model, mode=SHADOW).unshadowed
+
+
+def test_in_canary_mode_no_shadow_answer_is_missing(tmp_path):
+    made = router(tmp_path, says("new"))
+    with listening(app(made)) as address:
+        ask(address)
+    assert not router(tmp_path, says("new")).unshadowed
+
+
 def test_checks_and_slowness_become_events(tmp_path):
     plan = Plan(shares=(0.9999, 1.0), requests=(99, 0), guardrails=(Guardrail("failed"), Guardrail("refused")))
     checks = {"refused": lambda _prompt, text: text.startswith("I can't")}
