@@ -35,7 +35,7 @@ OF_STANDING = ("severity", "likelihood", "status", "reason")  # of standing rows
 _GRADED = ("severity", "likelihood", "status")  # what decides whether a row blocks
 # What a failure of these costs is more than a poor answer.
 _SAFETY = ("harmful", "pii", "jailbreak", "toxicity", "safety", "leakage")
-_DATA = ("dup", "leak", "pairs", "agreement", "synthetic", "preferences")
+_DATA = ("preferences", "pairs", "raters")  # the part of a gate's id before the dot
 # What a release rests on: if these depend on the seed, the next training gives another model.
 _MAIN = ("sft.intent_accuracy", "dpo.win_rate", "dpo.harmful_refused", "dpo.borderline_refused", "rft.task_success")
 _PROCESS = ("kl", "above_constant", "prompt_falls_short", "model_speaks")
@@ -239,7 +239,7 @@ def _as_it_counts(state: Mapping, stale: str) -> Mapping:
 def _gate_risk(state: Mapping, expires: str) -> Risk:
     gate, verdict, waivers = state["id"], state["verdict"], state.get("waivers", {})
     elsewhere = "; ".join(f"waived for {by}, not for a promotion: {why}" for by, why in waivers.items() if by != GOVERN)
-    kind = "data" if any(word in gate for word in _DATA) else "process" if _in(gate, _PROCESS) else "model"
+    kind = "data" if gate.split(".")[0] in _DATA else "process" if _in(gate, _PROCESS) else "model"
     # A recorded approval is graded in the middle, as what was not measured is; it blocks a promotion all the same.
     unread = gate == approval.GATE and verdict == "ABSTAIN"
     said = {"FAIL": "failed", "ABSTAIN": "could not be judged", "PASS": "passed"}[verdict]

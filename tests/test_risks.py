@@ -49,6 +49,27 @@ def test_every_gate_that_did_not_pass_opens_a_row(tmp_path):
     assert unknown.value is None and "not measured" in unknown.measure and unknown.level == "medium"
 
 
+@pytest.mark.parametrize(
+    ("gate", "kind", "owner"),
+    [
+        ("raters.flags", "data", "data lead"),
+        ("preferences.duplicates", "data", "data lead"),
+        ("dpo.pii_leaks", "model", "model lead"),  # what a model says, though the word looks like a leak of data
+        ("dpo.kl", "process", "evaluation lead"),
+        ("model_speaks", "process", "evaluation lead"),
+        ("sft.intent_accuracy", "model", "model lead"),
+    ],
+)
+def test_who_looks_after_a_gates_risk(tmp_path, gate, kind, owner):
+    run = make_run(tmp_path / "r1")
+    open_run("05_validate", run, profile=resolve("cpu"), seed=17, model_id="embedded").gate(
+        GateResult(id=gate, notebook="05_validate", value=0.0, threshold=1.0, op=">=", n=9, ci95=None, verdict="FAIL",
+                   note="")
+    )  # fmt: skip
+    row = by_id(register(run))[f"05-{gate}"]
+    assert (row.kind, row.owner) == (kind, owner)
+
+
 def test_a_waiver_accepts_a_gates_row_and_a_pass_takes_it_away(tmp_path):
     run = make_run(tmp_path / "r1")
     assert len(risks.promotion_blockers(register(run), today=TODAY)) == 1

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 from notebook_cells import cell_with, run_cell
@@ -92,7 +93,32 @@ def test_a_rollout_that_ends_where_somebody_would_hold_it():
     again, _ = drill(both, 0.5, hold_at=ended.requests)
     assert again.decisions == ended.decisions
     held, _ = drill(both, 0.5, hold_at=ended.requests - 1)
-    assert [one["what"] for one in held.decisions] == ["held", "went on", "rolled back"]
+    assert [one["what"] for one in held.decisions] == ["held", "rolled back"]  # an alarm does not wait for anybody
+    looked, _ = drill(both, 0.5, hold_at=ended.requests - 3, held=2)
+    assert [one["what"] for one in looked.decisions] == ["held", "went on", "rolled back"]
+
+
+def test_a_hold_holds_requests():
+    """Held at 50 for 200 requests: the stage of 100 ends with the first request after the hold, the 251st."""
+    names = {"np": np, "Canary": Canary, "seed": 17, "messages": MESSAGES, "weight": np.full(3, 1 / 3)}
+    names["plan"] = Plan(shares=(0.2, 0.5, 1.0), requests=(100, 300, 0), guardrails=(Guardrail("failed"),))
+    drill = run_cell("07_rollout", "def drill(", names)["drill"]
+    sound = {"failed": np.zeros(3, dtype=bool)}
+    held, _ = drill({"baseline": sound, "candidate": sound}, hold_at=50)
+    assert [(one["request"], one["what"]) for one in held.decisions] == [
+        (50, "held"), (250, "went on"), (251, "stage 1"),
+    ]  # fmt: skip
+
+
+def test_requests_drawn_again_are_the_same():
+    """The log answers by key: the cell run twice must not give other messages the same keys."""
+    names = {"np": np, "seed": 17, "messages": MESSAGES, "weight": np.full(3, 1 / 3), "plots": MagicMock(),
+             "p": SimpleNamespace(is_smoke=False), "run": MagicMock()}  # fmt: skip
+    drawn = []
+    for _ in range(2):
+        run_cell("07_rollout", "arrive = np.sort", names)
+        drawn.append([names[name].tolist() for name in ("arrive", "which", "who")])
+    assert drawn[0] == drawn[1]
 
 
 def test_the_plan_on_paper_is_the_one_that_is_followed():
