@@ -237,14 +237,14 @@ def honest_steps(case: WholeCase) -> list[tuple[str, dict[str, Any]]]:
     return [*steps, ("reply", {"text": last_words(case)}), ("close", order)]
 
 
-def last_words(case: WholeCase) -> str:
-    """What the customer is told about the right action."""
+def last_words(case: WholeCase, action: str = "", amount: str = "") -> str:
+    """What the customer is told about an action; the right one, and what is due, unless others are given."""
     return {
-        "refund": f"We pay {money(case.due)} back within 7 working days.",
+        "refund": f"We pay {amount or money(case.due)} back within 7 working days.",
         "exchange": "We send you a replacement.",
         "decline": "By our policy we have to say no here.",
         "escalate": "A colleague takes over and writes to you today.",
-    }[case.outcome]
+    }[action or case.outcome]
 
 
 def note(case: WholeCase) -> str:
