@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ftlib.desk import Call, Case, Trajectory
+from ftlib.desk import Call, RefundDesk, Trajectory, trajectory
 from ftlib.files import read_json, write_atomic
 
 Turns = Sequence[tuple[Sequence[int], Sequence[int]]]  # of one rollout: token ids of each prompt and its answer
@@ -35,12 +35,19 @@ class Rollouts:
             )
 
 
-def kept(path: str | Path, *, key: str, make: Callable[[], tuple[list, list, list]]) -> Rollouts:
+def kept(
+    path: str | Path,
+    *,
+    key: str,
+    make: Callable[[], tuple[list, list, list]],
+    desk: Callable[[], RefundDesk] = RefundDesk,
+) -> Rollouts:
     """The rollouts of a file if it has this key; else they are made, and kept there whole.
 
     Args:
         key: all that they depend on, as text: policy, cases, seed, sampling.
         make: returns trajectories, chats and turns.
+        desk: where they were worked; it reads its own cases and logs back.
 
     Raises:
         ValueError: lists of several lengths, or a file that holds something else.
@@ -49,22 +56,24 @@ def kept(path: str | Path, *, key: str, make: Callable[[], tuple[list, list, lis
     if path.exists():
         known = read_json(path)
         if known.get("key") == key:
-            return _read(known, path)
+            return _read(known, path, desk)
     made = Rollouts(*make())
     rows = [
-        {"trajectory": asdict(trajectory), "chat": chat, "turns": [[list(p), list(a)] for p, a in turns]}
-        for trajectory, chat, turns in zip(made.trajectories, made.chats, made.turns, strict=True)
+        {"trajectory": asdict(done), "chat": chat, "turns": [[list(p), list(a)] for p, a in turns]}
+        for done, chat, turns in zip(made.trajectories, made.chats, made.turns, strict=True)
     ]
     write_atomic(path, json.dumps({"key": key, "rows": rows}))
     return made
 
 
-def _read(known: dict[str, Any], path: Path) -> Rollouts:
+def _read(known: dict[str, Any], path: Path, desk: Callable[[], RefundDesk]) -> Rollouts:
     found: tuple[list, list, list] = ([], [], [])
     for number, row in enumerate(known.get("rows", ())):
         try:
-            calls = tuple(Call(**call) for call in row["trajectory"]["calls"])
-            found[0].append(Trajectory(Case(**row["trajectory"]["case"]), calls))
+            one = desk()
+            one.reset(row["trajectory"]["case"])
+            one._calls = [Call(**call) for call in row["trajectory"]["calls"]]
+            found[0].append(trajectory(one))
             found[1].append(row["chat"])
             found[2].append([(prompt, answer) for prompt, answer in row["turns"]])
         except (KeyError, TypeError, ValueError) as error:

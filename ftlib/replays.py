@@ -7,7 +7,7 @@ Left out on purpose: editing. A log is looked at, never changed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ftlib.desk import Case, Trajectory
@@ -148,7 +148,7 @@ class Replay:
         trajectory = self._rollouts[name][0][number]
         lines = _lines(self._rollouts[name], number)
         made = sum(line.who == "desk" for line in lines[:step])
-        by_then = Trajectory(trajectory.case, trajectory.calls[:made])
+        by_then = replace(trajectory, calls=trajectory.calls[:made])  # of the same kind: each desk has its own success
         return Side(name, lines[:step], len(lines), dict(self._score(by_then)), by_then.success)
 
 

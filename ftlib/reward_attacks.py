@@ -126,18 +126,22 @@ def ablate(
     *,
     steps: int = 10,
     parts: Sequence[str] = ("accuracy", "safety", "efficiency"),
+    score: Callable[[Trajectory], Mapping[str, float]] = decompose,
 ) -> list[dict[str, object]]:
     """Honest work minus the best attack, on the mean over the cases, under every set of weights on a grid.
 
     Args:
         tried: what `lab` returns.
         steps: the weights are multiples of 1 / steps, and add up to 1.
+        parts: the names of those that are weighted.
+        score: reward parts of a trajectory, by name.
 
     Returns:
         Rows: the weight of each part, `margin`, and `best_attack`, its name.
     """
+    scored = {name: [score(t) for t in ts] for name, ts in tried.items()}
     means = {
-        name: {part: float(np.mean([decompose(t)[part] for t in ts])) for part in parts} for name, ts in tried.items()
+        name: {part: float(np.mean([of[part] for of in all_of])) for part in parts} for name, all_of in scored.items()
     }
     rows = []
     for shares in itertools.product(range(steps + 1), repeat=len(parts)):

@@ -7,6 +7,10 @@ import pytest
 from ftlib import desk
 from ftlib.kept_rollouts import Rollouts, kept
 from ftlib.reward_attacks import ATTACKS, call, honest_work
+from ftlib.whole_cases import make_whole_cases
+from ftlib.whole_desk import WholeDesk, WholeTrajectory
+from ftlib.whole_rewards import TRICKS, played
+from ftlib.whole_rewards import honest_work as whole_work
 
 CASES = desk.make_cases(4, seed=4)
 ANSWERS = [
@@ -38,6 +42,16 @@ def test_the_same_comes_back_and_nothing_is_made_twice(tmp_path):
     assert again == first and len(again.trajectories) == 4
     assert [t.success for t in again.trajectories] == [True, False, False, False]
     assert again.chats == first.chats and again.turns[3] == [([1, 2, 3], [3, 3])]
+
+
+def test_rollouts_of_the_whole_desk_come_back_as_such(tmp_path):
+    case = make_whole_cases(8, seed=4)[0]
+    made = [played(case, work(case)) for work in (whole_work, TRICKS["never tell"])]
+    make = lambda: (made, [[], []], [[], []])
+    kept(tmp_path / "log.json", key="a", make=make, desk=WholeDesk)
+    again = kept(tmp_path / "log.json", key="a", make=lambda: None, desk=WholeDesk)
+    assert again.trajectories == made and all(isinstance(t, WholeTrajectory) for t in again.trajectories)
+    assert [t.success for t in again.trajectories] == [True, False]
 
 
 def test_another_key_is_another_log(tmp_path):

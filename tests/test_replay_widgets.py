@@ -12,6 +12,10 @@ from ftlib import desk
 from ftlib.replay_widgets import NONE, replay_widget
 from ftlib.replays import Replay, told
 from ftlib.reward_attacks import ATTACKS, call, honest_work
+from ftlib.whole_cases import make_whole_cases
+from ftlib.whole_desk import WholeDesk
+from ftlib.whole_rewards import TRICKS
+from ftlib.whole_rewards import decompose as whole_parts
 
 CASES = desk.make_cases(8, seed=4)
 REFUND = next(i for i, case in enumerate(CASES) if case.outcome == "refund")
@@ -47,6 +51,16 @@ def test_step_by_step():
     assert [line.text for line in side.lines[:3]] == [
         f"→ find_order(order_id='{case.order_id}')", case.record(), f"→ refund(order_id='{case.order_id}')",
     ]  # fmt: skip
+
+
+def test_a_refund_that_nobody_was_told_of_is_no_success_at_the_whole_desk():
+    case = next(c for c in make_whole_cases(8, seed=4) if c.outcome == "refund")
+    done, chat = desk.play(case, TRICKS["never tell"](case), make=WholeDesk)
+    replay = Replay({"never tell": ([done], [chat])}, score=whole_parts)
+    replay.go(99)
+    (side,) = replay.screen().sides
+    assert not done.success and not side.success
+    assert side.parts == whole_parts(done) and side.parts["workflow"] == 0
 
 
 def test_steps_stop_at_both_ends():

@@ -90,6 +90,18 @@ def test_weights_by_hand(tried):
     assert found[0.5, 0.5, 0]["best_attack"] in ("always decline", "always escalate")
 
 
+def test_weights_of_other_parts_by_hand():
+    """Told at the whole desk: 1 for honest work, 0 for one who never tells; alone it is the whole margin."""
+    from ftlib import whole_rewards
+    from ftlib.whole_cases import make_whole_cases
+
+    cases = make_whole_cases(8, seed=4)
+    work = {"honest work": whole_rewards.honest_work, "never tell": whole_rewards.TRICKS["never tell"]}
+    logs = {name: [whole_rewards.played(c, of(c)) for c in cases] for name, of in work.items()}
+    rows = ablate(logs, steps=1, parts=("safety", "workflow"), score=whole_rewards.decompose)
+    assert {(row["safety"], row["workflow"]): row["margin"] for row in rows} == {(0, 1): 1.0, (1, 0): 0.0}
+
+
 def test_what_cannot_be_played():
     with pytest.raises(ValueError, match="expected an attack of .*'magic'"):
         play_attack("magic", REFUND)
