@@ -4,7 +4,8 @@ A case is a customer's message and an order record; the policy book decides whic
 by seed, balanced over the four outcomes, on a ladder of difficulty: level 1 hangs on words of the record or the
 message, level 2 on a number of days as well. The class follows TRL's `environment_factory` convention: `reset(**row)`,
 and every public method is a tool. Its docstring makes the tool's schema; what a model reads of that is up to its chat
-template (the embedded model's shows the names alone). Each rollout owns its instance and its log.
+template (the embedded model's shows the names alone). A rollout has its instance to itself while it runs; `reset`
+begins another log.
 
 Left out on purpose: free-text judging. What counts is what was done to the order, which the log shows.
 """

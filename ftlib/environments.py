@@ -1,8 +1,9 @@
 """Environments of your own for RFT: what TRL expects of one, a check of it, and a second one in twenty lines.
 
-TRL (1.16, `environment_factory`) makes one instance a rollout with `factory()`, calls `reset(**row)` before each case,
-appends what it returns to the customer's message (None: nothing), offers every other public method as a tool, and asks
-`get_reward()`, where there is one, at the end. The template:
+TRL (1.16, `environment_factory`) keeps a pool of instances from `factory()`, one for each rollout of a batch, and uses
+them again: `reset(**row)` before each case is all that parts one rollout from the next. It appends what `reset` returns
+to the customer's message (None: nothing), offers every other public method as a tool, and asks `get_reward()`, where
+there is one, at the end. The template:
 
     class MyDesk:
         def reset(self, case: dict, **_):            # every column of the row comes by name
@@ -29,6 +30,7 @@ Left out on purpose: reasoning_gym itself (it brings eleven packages along), and
 """
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -142,7 +144,7 @@ def faults_of(factory: Callable[[], Any], row: Mapping[str, Any]) -> list[str]:
     for environment in (one, other):
         if not isinstance(environment.reset(**row), (str, type(None))):
             faults.append("reset returns neither a text nor None")
-    before = repr(vars(other))
+    before, shared = _state(other), _shared(type(one))
     tools = tools_of(one)
     if not tools:
         faults.append("no public method, so no tool")
@@ -161,11 +163,28 @@ def faults_of(factory: Callable[[], Any], row: Mapping[str, Any]) -> list[str]:
             if not isinstance(answered, str):
                 faults.append(f"{tool.__name__} returns {type(answered).__name__}, not a text")
                 break
-    if repr(vars(other)) != before:
+    if _state(other) != before or _shared(type(one)) != shared:
         faults.append("two instances share state")
-    if hasattr(one, "get_reward") and not 0 <= one.get_reward() <= 1:
+    earned = one.get_reward() if hasattr(one, "get_reward") else 0
+    for environment in (one, other):  # one is used, other is as it was: TRL gives both out again
+        environment.reset(**row)
+    if _state(one) != _state(other):
+        faults.append("a second reset leaves state of the rollout before")
+    if not 0 <= earned <= 1:
         faults.append("get_reward is outside [0, 1]")
     return faults
+
+
+def _state(environment: Any) -> str:
+    """What an instance holds, as text; without the addresses in memory of what has no text of its own."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(vars(environment)))
+
+
+def _shared(kind: type) -> str:
+    """The plain state that a class and its parents hold for all instances."""
+    plain = (list, dict, set, bytearray, int, float, str, tuple)
+    held = [vars(k).items() for k in kind.__mro__ if k is not object]
+    return repr([(name, v) for of in held for name, v in of if isinstance(v, plain) and not name.startswith("__")])
 
 
 def attempts(

@@ -103,6 +103,27 @@ class Shares(Good):
         self._case, self._done = case, self.everybodys
 
 
+class CountsOnTheClass(Good):
+    calls = 0
+
+    def look_up(self, number: str) -> str:
+        """Show an order.
+
+        Args:
+            number: The order's number.
+        """
+        type(self).calls += 1
+        return "…"
+
+
+class NeverForgets(Good):
+    def __init__(self):
+        self._done = []
+
+    def reset(self, case, **_):
+        self._case = case
+
+
 class NumberFromReset(Good):
     def reset(self, case, **_):
         super().reset(case)
@@ -124,6 +145,8 @@ class LargeReward(Good):
         (Raises, "look_up('None') raises AttributeError"),
         (ReturnsNone, "look_up returns NoneType"),
         (Shares, "share state"),
+        (CountsOnTheClass, "share state"),
+        (NeverForgets, "a second reset leaves state"),
         (NumberFromReset, "neither a text nor None"),
         (LargeReward, "outside [0, 1]"),
     ],
