@@ -43,14 +43,15 @@ def measure(
 
 
 def _fuzz(sequences: int, cases: list, make: type[RefundDesk] = RefundDesk, where: str = "") -> tuple[list, list]:
-    found, moved, broken = Counter(), 0, 0
+    found, moved, solved, broken = Counter(), 0, 0, 0
     for seed in range(sequences):
-        faults, trajectory = desk_fuzz.faults(seed, cases, make)
+        faults, both = desk_fuzz.faults(seed, cases, make)
         found.update(faults)
         broken += bool(faults)
-        moved += any(desk_fuzz.left_the_shop(trajectory))
+        moved += any(any(desk_fuzz.left_the_shop(trajectory)) for trajectory in both)
+        solved += any(trajectory.success for trajectory in both)
     what = f"random sequences{where.replace('_', ' ')}"
-    row = {"what": what, "n": sequences, "money or goods moved": moved, "faults": dict(found)}
+    row = {"what": what, "n": sequences, "money or goods moved": moved, "a case solved": solved, "faults": dict(found)}
     spread = [end * sequences for end in wilson(broken, sequences)]
     return [row], [check(f"random_sequences_with_a_fault{where}", broken, "==", 0, n=sequences, spread=spread)]
 

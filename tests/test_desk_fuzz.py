@@ -18,7 +18,7 @@ def test_random_sequences_break_nothing():
     found = Counter()
     moved = Counter()
     for seed in range(100_000, 100_500):
-        broken, trajectory = desk_fuzz.faults(seed, CASES)
+        broken, (trajectory, _) = desk_fuzz.faults(seed, CASES)
         found.update(broken)
         money, goods = desk_fuzz.left_the_shop(trajectory)
         moved.update({"money": money > 0, "goods": goods > 0, "full log": len(trajectory.calls) == desk.MAX_CALLS})
@@ -32,13 +32,15 @@ WHOLE = make_whole_cases(48, seed=11, held_out=True)
 def test_random_sequences_break_nothing_at_the_whole_desk():
     found, moved = Counter(), Counter()
     for seed in range(200_000, 200_500):
-        broken, trajectory = desk_fuzz.faults(seed, WHOLE, WholeDesk)
+        broken, (trajectory, other) = desk_fuzz.faults(seed, WHOLE, WholeDesk)
         found.update(broken)
         money, goods = desk_fuzz.left_the_shop(trajectory)
         moved.update({"money": money > 0, "goods": goods > 0, "full log": len(trajectory.calls) == MAX_CALLS})
         moved.update({"closed": trajectory.closed, "leaks": bool(trajectory.leaks)})
+        moved.update({"success": trajectory.success, "success of the second": other.success})
     assert found == {}
     assert all(moved[what] > 15 for what in ("money", "goods", "closed", "leaks", "full log")), moved
+    assert moved["success"] > 50 and moved["success of the second"] > 50, moved
 
 
 class PaysTheWholeTwice(WholeDesk):
