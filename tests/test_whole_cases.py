@@ -24,6 +24,7 @@ from ftlib.whole_cases import (
     UNCLEAR_WORDS,
     demonstration,
     honest_steps,
+    last_words,
     make_whole_cases,
     note,
     ruling,
@@ -109,7 +110,7 @@ def test_every_case_can_be_solved_from_what_a_worker_sees(held_out):
         one = opened(case)
         outcome, rule, amount = by_the_book(one, case.order_id, case.message)
         one.refund(case.order_id, str(amount)) if outcome == "refund" else getattr(one, outcome)(case.order_id)
-        one.reply("It is done.")
+        one.reply(last_words(case, outcome, f"{desk.trajectory(one).paid_out:.2f}"))  # what was done, not what is right
         one.close(case.order_id)
         if not desk.trajectory(one).success or (outcome, rule) != (case.outcome, case.rule):
             unlike.append((outcome, rule, amount, case))
