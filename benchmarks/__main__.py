@@ -63,12 +63,14 @@ def _write(out: str, results: list[dict]) -> None:
 
 def _shown(row: dict) -> dict[str, str]:
     low, high = row["spread"]
-    words = {"value": f"{row['value']:.4g}", "target": f"{row['op']} {row['target']:g}", "n": str(row["n"])}
-    return (
-        {"check": row["id"]}
-        | words
-        | {"95 %, or spread": f"{low:.4g} to {high:.4g}", "holds": "yes" if row["holds"] else "NO"}
-    )
+    return {
+        "check": row["id"],
+        "value": f"{row['value']:.4g}",
+        "target": f"{row['op']} {row['target']:g}",
+        "n": str(row["n"]),
+        "95 %, or spread": f"{low:.4g} to {high:.4g}",
+        "holds": "yes" if row["holds"] else "NO",
+    }
 
 
 def _part(found: dict) -> str:

@@ -397,7 +397,7 @@ def says(reply: str, written: str = "") -> tuple[set[str], set[str], set[Decimal
     plain = lambda text: unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
     theirs = set(re.findall(r"\w+", plain(written)))
     claimed, denied, amounts = set(), set(), set()
-    for clause in re.findall(r"(?:[^.!?;,:\n]|[.,:](?=\S))+(?:\?|)", re.sub(r"\bbut\b", ";", plain(reply))):
+    for clause in re.findall(r"(?:[^.!?;,:\n]|[.,:](?=\S))+\??", re.sub(r"\bbut\b", ";", plain(reply))):
         if clause.endswith("?") or set(re.findall(r"\w+", clause)) <= theirs:
             continue
         told = {tool for tool, words in _TELLS.items() if re.search(words, clause)}
