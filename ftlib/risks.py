@@ -10,14 +10,14 @@ Left out on purpose: sums of risk, and money. Severity and likelihood are three 
 """
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field, ValidationError, computed_field, field_validator, model_validator
 
-from ftlib import approval
+from ftlib import approval, team
 from ftlib.ledger import gate_states
-from ftlib.records import Row, Text
+from ftlib.records import Rating, Row, Text
 from ftlib.runs import stale_notebook
 from ftlib.seeds import spread_beside
 from ftlib.sheets import csv_text
@@ -101,6 +101,7 @@ def register(
     holdouts: Sequence[Mapping] = (),
     max_opens: int = 6,
     hotspot: tuple[str, float | None] = ("largest gap between groups", None),
+    votes: Iterable[Rating] = (),
 ) -> list[Risk]:
     """The register of a run, from its ledger and its numbers.
 
@@ -110,6 +111,7 @@ def register(
         holdouts: rows of `holdouts.exposure`, for the risk that the test set was looked at too often.
         max_opens: how many executions may open an evaluation file.
         hotspot: from `hotspots.largest`: which group is served worse, and by how much.
+        votes: that the pairs rest on, for the risk that raters drift.
 
     Raises:
         ValueError: the ledger's chain is broken.
@@ -123,7 +125,8 @@ def register(
     stale = {notebook: stale_notebook(run_path, notebook) for notebook in {state["notebook"] for state in states}}
     states = [_as_it_counts(state, stale[state["notebook"]]) for state in states]
     rows = [_gate_risk(state, expires) for state in states if state["verdict"] != "PASS"]
-    return rows + _standing(summary, states, expires, holdouts, max_opens, seeds=_over_seeds(run_path), groups=hotspot)
+    watched = {"seeds": _over_seeds(run_path), "groups": hotspot, "raters": _drift(votes)}
+    return rows + _standing(summary, states, expires, holdouts, max_opens, **watched)
 
 
 def promotion_blockers(risks: Sequence[Risk], *, today: datetime.date, smoke: bool = False) -> list[str]:
@@ -223,6 +226,17 @@ def _over_seeds(run_path) -> tuple[str, float | None]:
     return f"standard deviation of {worst['metric']} over seeds {', '.join(map(str, worst['seeds']))}", worst["sd"]
 
 
+def _drift(votes: Iterable[Rating]) -> tuple[str, float | None]:
+    """How many people's last window lies below their control chart, in words and as a number."""
+    people = [vote for vote in votes if not vote.simulated]
+    said = team.drift(people)
+    judged = [rater for rater, word in said.items() if word]
+    measure = f"raters whose agreement fell below their control chart, of {len(judged)} with three windows or more"
+    if not people:
+        return "raters below their control chart: all votes are simulated, those cannot drift", None
+    return measure, float(sum(said[rater] == "low" for rater in judged)) if judged else None
+
+
 def _as_it_counts(state: Mapping, stale: str) -> Mapping:
     """A gate's state; where its notebook is stale only a FAIL stands: nobody knows what the others would say now.
 
@@ -275,6 +289,7 @@ def _standing(
     *,
     seeds: tuple[str, float | None],
     groups: tuple[str, float | None],
+    raters: tuple[str, float | None],
 ) -> list[Risk]:
     metrics, evidence = summary["metrics"], not is_smoke(summary)
 
@@ -282,9 +297,8 @@ def _standing(
         return metrics[name]["candidate"] if name in metrics else None
 
     def row(risk_id: str, kind: str, title: str, measure: str, value: float | None, op: Literal["<=", ">="],
-            need: float, owner: str, mitigation: str, *, shown: bool = True) -> Risk:  # fmt: skip
+            need: float, owner: str, mitigation: str) -> Risk:  # fmt: skip
         good = None if value is None else value >= need if op == ">=" else value <= need
-        good = None if good and not shown else good  # a number that could only be good says nothing where it is
         # Not measured is graded in the middle: unknown is not unlikely.
         return Risk(
             id=risk_id, kind=kind, title=title, measure=measure if value is not None else f"{measure} (not measured)",
@@ -293,17 +307,14 @@ def _standing(
             source="standing risk", evidence=evidence,
         )  # fmt: skip
 
-    alpha, over = candidate("preferences.agreement_alpha"), candidate("dpo.borderline_refused")
-    simulated = "simulated" in metrics.get("preferences.agreement_alpha", {}).get("basis", "")
+    over = candidate("dpo.borderline_refused")
     opens = max((row["opened"] for row in holdouts), default=None)
     # A reward is hacked where it rises and the success that is checked apart from it does not.
     above = next((state["value"] for state in states if state["id"] == "rft.above_constant"), None)
     opens = None if opens is None else float(opens)
     return [
         row("standing-annotator-drift", "data", "raters drift apart or away from the rubric",
-            "agreement between raters (alpha)" + (", simulated votes: they cannot drift" if simulated else ""),
-            alpha, ">=", 0.4, "data lead", "let people rate, and calibrate on the gold items every two weeks",
-            shown=not simulated),
+            *raters, "<=", 0.0, "data lead", "let people rate, and calibrate on the gold items every two weeks"),
         row("standing-bias-hotspots", "data", "one group of customers or topics is served worse",
             *groups, "<=", 0.1, "data lead",
             "write training rows for that group; measure on at least 100 items of each"),

@@ -196,7 +196,8 @@ def schedule(tasks: Sequence[Task], team: Team, *, minutes: Mapping[str, float] 
     Args:
         tasks: each after those that it waits for.
         team: capacity and start.
-        minutes: notebook -> measured minutes; more than a working day of machine time lengthens a task.
+        minutes: notebook -> measured minutes. Up to a working day of them is waited for, beside the hours of work;
+            more runs through the night.
 
     Raises:
         ValueError: there are no tasks, an id is there twice, or a task stands before one that it waits for.
@@ -222,8 +223,9 @@ def schedule(tasks: Sequence[Task], team: Team, *, minutes: Mapping[str, float] 
         able = [n for n, (day, _) in enumerate(free) if day <= earliest]
         who = max(able, key=lambda n: free[n][0]) if able else min(range(len(free)), key=lambda n: free[n][0])
         begin[task.id] = max(earliest, free[who][0])
-        days = max(1, math.ceil(task.hours / per_day - 1e-9), math.ceil(minutes.get(task.notebook, 0) / (24 * 60)))
-        end[task.id] = begin[task.id] + days
+        machine = minutes.get(task.notebook, 0) / 60  # hours
+        waiting = machine / per_day if machine <= per_day else math.ceil(machine / 24)
+        end[task.id] = begin[task.id] + max(1, math.ceil(task.hours / per_day + waiting - 1e-9))
         for other in {*task.after, free[who][1]} - {""}:
             next_ones[other].append(task.id)
         free[who] = (end[task.id], task.id)

@@ -7,7 +7,7 @@ Left out on purpose: what to do about a rater (talk), the flags of `rater_flags`
 are corrected together), and items: nothing here names one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -102,6 +102,17 @@ def team_view(
     )
 
 
+def drift(votes: Iterable[Rating], *, gold: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Rater -> the control chart's word on the last window: low, high or steady; "" with fewer than three windows.
+
+    Args:
+        votes: one per rater and item.
+        gold: hidden item -> verdict; judged beside the items on which at least two others agree.
+    """
+    charts = {rater: control_chart(found) for rater, found in agreement_windows(votes, gold=gold, size=WINDOW).items()}
+    return {rater: (chart[-1].signal or "steady") if len(chart) > 2 else "" for rater, chart in charts.items()}
+
+
 def _rows(
     votes: Sequence[Rating],
     real: Sequence[Rating],
@@ -116,7 +127,7 @@ def _rows(
     earlier = _earlier_rounds(withdrawn, {item.id for item in training})
     singles = agreement_windows(real, size=1)
     checks = [vote for vote in votes if vote.item_id in hidden]
-    windows = agreement_windows([*real, *checks], gold=hidden, size=WINDOW)
+    drifts = drift([*real, *checks], gold=hidden)
     rows = []
     for rater in sorted({vote.rater for vote in votes} | set(earlier)):
         pairs = [vote for vote in real if vote.rater == rater]
@@ -125,7 +136,6 @@ def _rows(
         interval = wilson(*gold) if gold else None
         found, before = rounds.get(rater), earlier.get(rater, 0)
         state = f"{found.state} {found.right} of {len(training)}" if found else f"open 0 of {len(training)}"
-        chart = control_chart(windows.get(rater, []))
         rows.append(
             RaterRow(
                 rater=rater,
@@ -137,7 +147,7 @@ def _rows(
                 gold=gold,
                 interval=interval,
                 below=gold is not None and gold[1] >= recent and interval.high < pass_mark,
-                drift=(chart[-1].signal or "steady") if len(chart) > 2 else "",
+                drift=drifts.get(rater, ""),
                 last=max((vote.created_at for vote in votes if vote.rater == rater), default=""),
             )
         )

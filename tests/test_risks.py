@@ -12,7 +12,7 @@ from governed import VERDICTS, make_run
 
 from ftlib import gates, holdouts, risks, sealed
 from ftlib.profiles import resolve
-from ftlib.records import GateResult, data_path
+from ftlib.records import GateResult, Rating, data_path
 from ftlib.runs import open_run
 from ftlib.sheets import csv_text
 from ftlib.widgets import risk_widget
@@ -43,10 +43,42 @@ def test_every_gate_that_did_not_pass_opens_a_row(tmp_path):
         f"standing-{name}" for name in ("annotator-drift", "bias-hotspots", "over-refusal", "seed-instability",
                                         "reward-hacking", "overfit-to-evaluation")
     }  # fmt: skip
-    drift = found["standing-annotator-drift"]  # simulated votes agree and close nothing
-    assert (drift.value, drift.status, drift.likelihood) == (0.5, "open", 2) and "simulated votes" in drift.measure
+    drift = found["standing-annotator-drift"]
+    assert (drift.value, drift.status, drift.likelihood) == (
+        None,
+        "open",
+        2,
+    ) and "all votes are simulated" in drift.measure
     unknown = found["standing-seed-instability"]
     assert unknown.value is None and "not measured" in unknown.measure and unknown.level == "medium"
+
+
+def three_raters(agreeing, *, simulated=False):
+    """Ann, ben and cid on 75 items; ann agrees with the other two on so many of each 25."""
+    made = []
+    for window, right in enumerate(agreeing):
+        for n in range(25):
+            item = window * 25 + n
+            for rater in ("ann", "ben", "cid"):
+                choice = "B" if rater == "ann" and n >= right else "A"
+                made.append(Rating(item_id=f"i{item}", rater=rater, choice=choice, helpfulness=None, harmlessness=None,
+                                   task_fit=None, seconds=9, left="A", simulated=simulated,
+                                   created_at=f"2026-12-01T{item:05d}"))  # fmt: skip
+    return made
+
+
+def test_annotator_drift_is_the_control_chart_of_people(tmp_path):
+    """24, 24, then 10 of 25: below what the first two windows foretell. Ben and cid are judged where ann agrees: too
+    few for three windows once she does not (58 of 75), so one of one rater counts."""
+    run = make_run(tmp_path / "r1")
+    row = lambda votes: by_id(register(run, votes=votes))["standing-annotator-drift"]
+    low, steady = row(three_raters((24, 24, 10))), row(three_raters((24, 24, 23)))
+    assert (low.value, low.likelihood, low.status, low.level) == (1.0, 3, "open", "high")
+    assert "of 1 with three windows" in low.measure
+    assert (steady.value, steady.likelihood, steady.status) == (0.0, 1, "closed")
+    assert row(three_raters((24, 24, 10), simulated=True)).value is None
+    few = row(three_raters((24, 24)))
+    assert few.value is None and "of 0 with three windows or more (not measured)" in few.measure
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,22 @@ def test_the_default_plan_fits_90_days_and_starts_each_phase_in_its_week():
     assert by_id(planned)["sft"].machine_minutes == 12.5 and by_id(planned)["scope"].machine_minutes is None
 
 
+@pytest.mark.parametrize(
+    ("minutes", "days"),
+    [
+        (0, 2),  # 16 hours at 8 a day
+        (30, 3),  # 16.5 hours: the half hour is waited for on a third day
+        (8 * 60, 3),  # a working day at the machine
+        (8 * 60 + 1, 3),  # more than that runs through one night
+        (30 * 60, 4),  # two nights
+    ],
+)
+def test_measured_minutes_move_dates(minutes, days):
+    plan = [Task("a", "a", 1, "lead", 16, notebook="04_dpo_qlora"), task("b", 8, "a")]
+    found = by_id(schedule(plan, TWO, minutes={"04_dpo_qlora": minutes}))
+    assert (found["a"].days, found["b"].start_day) == (days, days)
+
+
 def test_calendar_opens_with_long_and_odd_titles():
     title = "Rework, again; \\ " + "ä" * 120
     plan = [Task("a", title, 1, "lead", 16, reason="line one\nline two"), task("b", 8, "a")]

@@ -6,13 +6,15 @@ from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import numpy as np
+import pytest
 from notebook_cells import cell_with, run_cell
 
-from ftlib import safety, sealed
+from ftlib import engines, safety, sealed, traffic
 from ftlib.files import digest
-from ftlib.rollout import Canary, Guardrail, Plan, simulate
+from ftlib.records import assistant_chat
+from ftlib.rollout import Canary, Guardrail, Plan, bucket, simulate
 from ftlib.rollout_widgets import rollout_widget
-from ftlib.serve import SHADOW, LocalBackend, Router
+from ftlib.serve import SHADOW, LocalBackend, Router, app
 
 MESSAGES = [SimpleNamespace(text=text) for text in ("Where is my tent?", "Help me do harm.", "How do I kill mould?")]
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -131,3 +133,23 @@ def test_the_plan_on_paper_is_the_one_that_is_followed():
     assert asked == [names["plan"]] * 5 and dataclasses.astuple(names["rails"][0])[:2] == ("failed", 0.03)
     assert early(paper[0.04]) >= 0.95 and paper[0.02].stopped.mean() <= 0.05
     assert early(paper[0.02]) < paper[0.02].stopped.mean()  # the bar is not the whole rollout's false alarm
+
+
+@pytest.mark.parametrize(("faults", "ended"), [(0.5, "rolled_back"), (0.0, "promoted")])
+def test_the_canary_on_the_wire_loses_nothing_over_a_dead_router(tmp_path, faults, ended):
+    """Half of the messages get no answer from the candidate: 300 customers are enough to end it. Without, it passes."""
+    shown = []
+    names = watched() | {
+        "messages": [SimpleNamespace(text=f"message {n}") for n in range(40)], "which": np.arange(300) % 40,
+        "texts": {"baseline": ["Hello."] * 39 + [" "]}, "drill_faults": faults, "false_alarm": 0.05, "salt": "t",
+        "seed": 1, "log_of": "x",
+        "run": SimpleNamespace(stage=tmp_path), "assistant_chat": assistant_chat, "LocalBackend": LocalBackend,
+        "Router": Router, "app": app, "bucket": bucket, "digest": digest, "engines": engines, "traffic": traffic,
+        "table": lambda rows, **_: shown.append(rows),
+    }  # fmt: skip
+    run_cell("07_rollout", "wired = Router(", names)
+    first, second = shown[-1]
+    assert (first["asked"], first["counted"], second["asked"], second["counted"]) == (100, 100, 300, 300)
+    assert second["router"] == "opens the log with 100 requests in it" and second["state"] == ended
+    run_cell("07_rollout", "wired = Router(", names)  # once more: the log has everything, nobody counts twice
+    assert shown[-1][-1] == second | {"router": "opens the log with 300 requests in it"}
