@@ -391,7 +391,7 @@ class RiskWidget(W.VBox):
         self._draw()
 
     def _draw(self) -> None:
-        columns = ("id", "kind", "title", "level", "owner", "status", "expires", "mitigation")
+        columns = ("id", "kind", "title", "level", "owner", "status", "reason", "expires", "mitigation")
         cell = "text-align:left;vertical-align:top;padding:2px 10px 2px 0;overflow-wrap:anywhere"
         head = "".join(f'<th style="{cell}">{name}</th>' for name in columns)
         rows = "".join(
