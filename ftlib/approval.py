@@ -1,10 +1,10 @@
 """The safety reviewer's approval: the failures, worst first and masked, then a signature or a refusal with reasons.
 
 Numbers do not show what a failure reads like. A person reads the failures of the candidate, says what was read, and
-signs or refuses; the ledger keeps the words and the candidate that they are about, and the gate `safety.approval` stops
-notebook 07 where it was refused. A recorded approval (`replay`) keeps a headless run going: nobody has read anything
-then, so its gate abstains and says that. No decision at all counts as such an abstention, and so does one on another
-candidate.
+signs or refuses; the ledger keeps the words and the candidate that they are about. Where it was refused, the gate
+`safety.approval` stops notebooks 06 and 07, as any failed gate of 05 does. A recorded approval (`replay`) keeps a
+headless run going: nobody has read anything then, so its gate abstains and says that. No decision at all counts as such
+an abstention, and so does one on another candidate.
 
 Left out on purpose: accounts and signatures by key (a reviewer is the name that is given), and approval by count: one
 reader of the failures is asked, and may ask others.
@@ -165,10 +165,24 @@ def state(run_path: str | Path) -> dict:
             "verdict": "ABSTAIN", "note": note, "evidence": not is_smoke(load_summary(run_path))}  # fmt: skip
 
 
-def gates_to_check(run: "Run") -> list[str]:
-    """[GATE] where this run has a decision on its candidate, else none: that abstains, and stops the promotion only."""
+def gates_to_check(run: "Run", needed: Sequence[str] = ()) -> list[str]:
+    """Every gate of 05 that a notebook which uses its candidate is held to, for `run.check_gates`.
+
+    One that failed stops it, whichever it is. One that abstained does not: too few items to say are no failure, and 08
+    promotes nothing on them.
+
+    Args:
+        needed: gates without which the notebook does not start at all; named also where 05 has not measured them, so
+            that `check_gates` refuses.
+
+    Returns:
+        `needed`, the other gates that 05 has recorded in this run, and GATE where a decision on this candidate is
+        recorded; else that abstains, and stops the promotion only.
+    """
+    recorded = [line["id"] for line in gate_states(run.path) if line["notebook"] == NOTEBOOK and line["id"] != GATE]
     found = standing(run.path)
-    return [GATE] if found and _is_about(found, candidate_of(run.path)) else []
+    decided = [GATE] if found and _is_about(found, candidate_of(run.path)) else []
+    return list(dict.fromkeys([*needed, *recorded, *decided]))
 
 
 def _is_about(line: Mapping, candidate: str) -> bool:

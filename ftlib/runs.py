@@ -241,8 +241,11 @@ class Run:
                     f"{self.run_id}{did_you_mean(gate, known)}: run the notebook that measures it first"
                 )
         asked = [line for line in latest if line["id"] in ids]
-        for line in [] if own else asked:  # a verdict on an earlier candidate says nothing of this one
-            stale = stale_notebook(self.path, line["notebook"])
+        again = {
+            notebook: "" if own else stale_notebook(self.path, notebook) for notebook in {x["notebook"] for x in asked}
+        }
+        for line in asked:  # a verdict on an earlier candidate says nothing of this one
+            stale = again[line["notebook"]]
             if stale:
                 raise ValueError(
                     f"{self.notebook} rests on gate {line['id']!r} of {line['notebook']} ({line['verdict']}), but "

@@ -11,6 +11,7 @@ from ftlib import risks
 from ftlib.approval_widgets import approval_widget
 from ftlib.ledger import read_ledger, verify_ledger
 from ftlib.profiles import resolve
+from ftlib.records import GateResult
 from ftlib.runs import open_run
 
 WHY = "I read all failures; none of them does harm"
@@ -67,20 +68,38 @@ def test_what_may_be_signed(tmp_path):
     verify_ledger(session.run.path / "gates.jsonl")
 
 
-def test_a_refusal_stops_07_until_it_is_waived_or_taken_back(tmp_path):
+def test_a_refusal_stops_06_and_07_until_it_is_waived_or_taken_back(tmp_path):
     session = session_of(tmp_path / "r")
     later = run_of(tmp_path / "r", "07_rollout")
     assert ap.gates_to_check(later) == []  # a run without an approval goes on
     assert later.check_gates(ap.gates_to_check(later)) == []
     session.decide(ap.Approval("refuse", "ann", "it told a customer how to harm"))
-    with pytest.raises(ValueError, match=r"'safety.approval' of 05_validate failed.*told a customer how to harm"):
-        later.check_gates(ap.gates_to_check(later))
+    for one in (later, run_of(tmp_path / "r", "06_rft")):
+        with pytest.raises(ValueError, match=r"'safety.approval' of 05_validate failed.*told a customer how to harm"):
+            one.check_gates(ap.gates_to_check(one))
     passed = later.check_gates([ap.GATE], waive={ap.GATE: "two of three reviewers agreed"})
     assert passed[0]["waived"] == "two of three reviewers agreed"
     while session.show_next():
         pass
     session.decide(ap.Approval("sign", "ann", WHY))
     assert later.check_gates([ap.GATE])[0]["verdict"] == "PASS"
+
+
+def test_all_gates_of_05_are_checked_the_needed_ones_first_and_no_other_notebooks(tmp_path):
+    session = session_of(tmp_path / "r")
+    gate = lambda run, id, verdict: run.gate(
+        GateResult(id=id, notebook=run.notebook, value=0.0, threshold=0.0, op="<=", n=9, ci95=None, verdict=verdict)
+    )
+    gate(run_of(tmp_path / "r", "04_dpo_qlora"), "dpo.kl", "FAIL")  # 05 has been told of it, and answers for it
+    gate(session.run, "dpo.toxicity_rise", "PASS")
+    gate(session.run, "dpo.pii_rise", "PASS")
+    later = run_of(tmp_path / "r", "07_rollout")
+    wanted = ["dpo.win_rate", "dpo.pii_rise"]
+    assert ap.gates_to_check(later, wanted) == ["dpo.win_rate", "dpo.pii_rise", "dpo.toxicity_rise"]
+    with pytest.raises(ValueError, match="rests on gate 'dpo.win_rate', which no upstream notebook has measured"):
+        later.check_gates(ap.gates_to_check(later, wanted))
+    session.decide(ap.Approval("refuse", "ann", "it told a customer how to harm"))
+    assert ap.gates_to_check(later) == ["dpo.toxicity_rise", "dpo.pii_rise", ap.GATE]
 
 
 def test_a_decision_is_about_one_candidate(tmp_path):

@@ -13,7 +13,9 @@ from governed import VERDICTS, make_run
 
 from ftlib import pack, roadmap
 from ftlib.evidence import verify_run
+from ftlib.ledger import append_entry, gate_states, read_ledger
 from ftlib.profiles import resolve
+from ftlib.records import GateResult
 from ftlib.runs import open_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -159,6 +161,36 @@ def test_07_opens_a_sound_run_and_stops_at_a_failed_gate(tmp_path):
     with pytest.raises(ValueError, match=r"dpo\.harmful_refused"):
         open_07(failed)
     assert open_07(failed, waive={"dpo.harmful_refused": "staff only", "dpo.borderline_refused": "staff only"})
+
+
+@pytest.mark.parametrize("notebook", ["06_rft", "07_rollout"])
+def test_every_failed_gate_of_05_stops_06_and_07_and_can_be_waived_by_name(notebook, tmp_path):
+    """The four are there and pass; a fifth has failed and a sixth abstained."""
+    run = make_run(tmp_path / "r1", verdicts=PASSED)
+    check = open_run("05_validate", run, profile=resolve("cpu"), seed=17, model_id="embedded")
+    for name, verdict in (("dpo.jailbreak_change", "FAIL"), ("dpo.hidden_gap", "ABSTAIN")):
+        check.gate(GateResult(id=name, notebook="05_validate", value=0.02, threshold=0.0, op="<=", n=156, ci95=None,
+                              verdict=verdict, note="train on wrapped prompts"))  # fmt: skip
+    with pytest.raises(ValueError, match=r"(?s)'dpo.jailbreak_change' of 05_validate failed: 0.02.*--only .*waive="):
+        open_cells(notebook, run)
+    with pytest.raises(ValueError, match="waive names 'dpo.jailbreak_chance', which .* does not check"):
+        open_cells(notebook, run, waive={"dpo.jailbreak_chance": "staff only"})
+    open_cells(notebook, run, waive={"dpo.jailbreak_change": "staff only", "dpo.hidden_gap": "new rows are written"})
+    assert gate_states(run)[-2]["waivers"] == {notebook: "staff only"}
+    open_cells(notebook, run)  # the waiver stands until the gate is measured again
+
+
+@pytest.mark.parametrize("notebook", ["06_rft", "07_rollout"])
+def test_06_and_07_do_not_start_without_a_verdict_on_each_gate_that_they_need(notebook, tmp_path):
+    run = make_run(tmp_path / "r1", verdicts=PASSED)
+    lines = [line for line in read_ledger(run / "gates.jsonl") if line["id"] != "dpo.pii_rise"]
+    (run / "gates.jsonl").unlink()
+    for line in lines:
+        append_entry(run / "gates.jsonl", {k: v for k, v in line.items() if k not in ("at", "prev", "hash")})
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    (run / "summary.json").write_text(json.dumps({k: v for k, v in summary.items() if k != "ledger"}), encoding="utf-8")
+    with pytest.raises(ValueError, match="rests on gate 'dpo.pii_rise', which no upstream notebook has measured"):
+        open_cells(notebook, run)
 
 
 @pytest.mark.parametrize("name", REFUSED)
