@@ -19,7 +19,7 @@ from scipy import stats
 from statsmodels.stats import contingency_tables, proportion
 from statsmodels.stats.power import normal_sample_size_one_tail
 
-from ftlib.records import GateResult
+from ftlib.records import GateResult, NotFinite
 
 LEAST_GAIN = 0.001  # not 0: a model that answers as its baseline does has a gain of exactly 0, with both ends
 RESAMPLES = 9_999
@@ -354,7 +354,7 @@ def judge_gate(
 def _finite(values: ArrayLike, what: str) -> np.ndarray:
     values_N = np.asarray(values, dtype=float)
     if values_N.ndim != 1 or values_N.size == 0 or not np.isfinite(values_N).all():
-        raise ValueError(
+        raise (NotFinite if values_N.ndim == 1 and values_N.size else ValueError)(
             f"{what}: expected a list of one or more finite numbers, got shape {values_N.shape} with "
             f"{int((~np.isfinite(values_N)).sum())} not finite; drop or mend those items"
         )

@@ -16,6 +16,9 @@ from typing import Literal
 
 from transformers import TrainerCallback
 
+from ftlib.records import NotFinite
+from ftlib.train import check_weights
+
 
 class KlGuard(TrainerCallback):
     """Looks at KL every few steps, keeps the last good state in memory, and acts over the cap.
@@ -25,7 +28,7 @@ class KlGuard(TrainerCallback):
             as an SFTTrainer, can be stopped only.
         measure: step -> KL(policy || reference) in nats a token, on fresh samples.
         every: steps between two looks; there is one at the last step too.
-        cap: nats a token. NaN is over it.
+        cap: nats a token. NaN is over it, and so is a policy whose weights hold NaN, which is not sampled from.
         policy: "stop" or "raise_beta".
         factor: beta is multiplied by it, > 1.
         most_raises: how often beta is raised before training ends.
@@ -79,8 +82,14 @@ class KlGuard(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
         if state.global_step % self.every and state.global_step != state.max_steps:
             return
-        row = {"step": state.global_step, "kl": float(self.measure(state.global_step)), "beta": self._beta()}
+        row = {"step": state.global_step, "kl": math.nan, "beta": self._beta()}
         self.rows.append(row)
+        broken = "it could not be measured"
+        try:
+            check_weights(model)
+            row["kl"] = float(self.measure(state.global_step))
+        except NotFinite as error:
+            broken = str(error)
         if row["kl"] <= self.cap:
             row["action"] = "kept"
             self._remember(model, optimizer)
@@ -99,6 +108,8 @@ class KlGuard(TrainerCallback):
         row["action"] = "back, stopped"
         times = f" after beta was raised {self.raises} times" if self.raises else ""
         self.why_stopped = f"KL {row['kl']:.3f} is over its cap of {self.cap:g} nats a token{times}"
+        if not math.isfinite(row["kl"]):
+            self.why_stopped = f"KL is no number at step {row['step']}: {broken}{times}"
         control.should_training_stop = True
 
     def _beta(self) -> float | None:

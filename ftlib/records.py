@@ -277,6 +277,10 @@ class RefreshRow(Row):
     remedy: Literal["more data", "DPO refresh", "RFT"]
 
 
+class NotFinite(ValueError):
+    """Numbers that are none (NaN or infinite) where a measurement was expected."""
+
+
 class GateResult(Row):
     """A gate's number beside its threshold. `evidence` is false where the number proves nothing (a smoke run)."""
 

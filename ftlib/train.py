@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 from ftlib.files import append_line, digest, mend_tail, whole_lines, write_atomic
 from ftlib.machine import glibc_function, trim_heap
 from ftlib.progress import bar
+from ftlib.records import NotFinite
 
 TRIM_EVERY = 5  # steps: batches of ever new shapes leave holes in a heap that is never handed back
 
@@ -265,11 +266,27 @@ def token_logprobs(model, rows: list[tuple[list[int], list[int]]]):
     return out
 
 
+def check_weights(model) -> None:
+    """See that a training has not broken its weights: one NaN in a gradient is in all of them a step later.
+
+    Raises:
+        NotFinite: says how many of the trained tensors hold NaN or infinite values.
+    """
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    broken = sum(not bool(weight.isfinite().all()) for weight in trained)
+    if broken:
+        raise NotFinite(f"{broken} of {len(trained)} trained tensors hold NaN or infinite values")
+
+
 class GenerationMonitor(TrainerCallback):
     """Every `every` steps: sample with the policy, measure, keep the best adapter, and stop when told to.
 
     The score is measured on few items, and while the learning rate falls the later weights are the steadier ones. So
     `tolerance` lets a later look take the best one's place when it is no worse than that.
+
+    Where the weights hold NaN, or `measure` meets numbers that are none, training ends: what was kept before stays, and
+    `why_stopped` says so. Where no look of this training has been finite, there is nothing to go on with, and the error
+    goes to the caller.
 
     Args:
         measure: called with the step; returns numbers by name, among them "score" (larger is better), and "kl" where
@@ -329,10 +346,22 @@ class GenerationMonitor(TrainerCallback):
     def _shown_over(self, row: dict) -> bool:
         return not self._near(row) and not row.get("kl_low", math.inf) <= self.kl_cap  # NaN counts as over
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step % self.every and state.global_step != state.max_steps:
             return
-        row = self.look(state.global_step)
+        try:
+            if model is not None:
+                check_weights(model)
+            row = self.look(state.global_step)
+        except NotFinite as error:
+            found = f"step {state.global_step}: {error}"
+            if not any(row["step"] > 0 for row in self.rows):
+                raise NotFinite(
+                    f"{found}; no look before it to keep: lower the learning rate, or train in fp32"
+                ) from None
+            self.why_stopped = f"{found}; the weights of step {self.best['step'] if self.best else 0} are kept"
+            control.should_training_stop = True
+            return
         if self._shown_over(row):
             self.why_stopped = f"KL {row['kl']:.3f} is over its cap of {self.kl_cap} nats a token"
             control.should_training_stop = True

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ftlib.gates import mean_interval
 from ftlib.kl_guard import KlGuard
 
 
@@ -63,6 +64,35 @@ def test_stop_gives_the_last_good_weights_back():
 def test_a_kl_that_is_no_number_is_over_the_cap():
     played = Played({10: float("nan")})
     assert played.train() == 10 and played.weight == 0.0
+    assert played.guard.why_stopped == "KL is no number at step 10: it could not be measured"
+
+
+def test_samples_whose_kl_has_no_mean_are_over_the_cap():
+    """As 04 measures: a mean with its interval, which refuses NaN. The weights of step 10 come back."""
+    played = Played({10: 0.5, 20: 0.0})
+    measured = played.guard.measure
+    k3 = {10: [0.5, 0.5], 20: [0.1, float("inf")]}
+    played.guard.measure = lambda step: measured(step) + mean_interval(k3[step], seed=1)[0] - 0.5
+    assert played.train() == 20 and played.weight == pytest.approx(10, abs=1e-3)
+    assert played.guard.why_stopped.startswith(
+        "KL is no number at step 20: values: expected a list of one or more finite"
+    )
+    assert [row["action"] for row in played.guard.rows] == ["start", "kept", "back, stopped"]
+
+
+def test_weights_that_hold_nan_are_seen_before_anything_is_sampled():
+    played = Played({10: 0.4, 20: 0.4})
+    guard, looked = played.guard, played.guard.on_step_end
+
+    def on_step_end(args, state, control, **given):
+        if state.global_step == 15:
+            played.model.weight.data.fill_(float("nan"))
+        looked(args, state, control, **given)
+
+    guard.on_step_end = on_step_end
+    assert played.train() == 20 and played.weight == pytest.approx(10, abs=1e-3)
+    assert [step for step, _ in played.asked] == [10]
+    assert guard.why_stopped == "KL is no number at step 20: 1 of 1 trained tensors hold NaN or infinite values"
 
 
 def test_beta_is_raised_and_training_goes_on_from_the_last_good_state():

@@ -10,10 +10,10 @@ import pytest
 import torch
 from tiny import TinyTokenizer, next_logits, tiny_model, tiny_peft
 
-from ftlib import machine
+from ftlib import gates, machine
 from ftlib import train as ft
 from ftlib.files import digest
-from ftlib.records import SftRow
+from ftlib.records import NotFinite, SftRow
 
 
 def state_at(step: int, *, last: int = 100) -> SimpleNamespace:
@@ -283,6 +283,38 @@ def test_a_kl_that_is_no_number_stops(tmp_path):
     looks = Looks(tmp_path, [(0.5, float("nan"))])
     assert looks.train(10) == 10
     assert looks.kept == []
+
+
+def test_samples_whose_numbers_are_none_stop_and_what_was_kept_stays(tmp_path):
+    """As 04 measures: k3 of fresh samples with its interval, which refuses NaN; the looks before it stand."""
+    looks = Looks(tmp_path, [(0.5, 0.25)])
+    played = looks.measure
+    k3_of = {10: [0.25, 0.25], 20: [0.25, float("nan")]}
+    looks.monitor.measure = lambda step: {"kl": gates.mean_interval(k3_of[step], seed=1)[0], **played(step)}
+    assert looks.train(10, 20, 30) == 20
+    assert looks.kept == [10] and [row["step"] for row in looks.monitor.rows] == [10]
+    assert looks.monitor.why_stopped.startswith("step 20: values: expected a list of one or more finite numbers")
+    assert looks.monitor.why_stopped.endswith("the weights of step 10 are kept")
+
+
+def test_weights_that_hold_nan_stop_before_anything_is_sampled(tmp_path):
+    looks, model = Looks(tmp_path, [(0.5, 0.25)]), torch.nn.Linear(2, 1)
+    step = lambda n: looks.monitor.on_step_end(None, state_at(n, last=100), looks.control, model=model)
+    step(10)
+    model.weight.data[0, 1] = float("inf")
+    step(20)
+    assert looks.control.should_training_stop and looks.kept == [10]
+    said = "step 20: 1 of 2 trained tensors hold NaN or infinite values; the weights of step 10 are kept"
+    assert looks.monitor.why_stopped == said
+
+
+def test_without_one_finite_look_of_the_training_the_error_is_the_callers(tmp_path):
+    """Step 0 is the model before training: there is nothing trained to keep."""
+    looks, model = Looks(tmp_path, [(0.5, 0.0)]), torch.nn.Linear(2, 1)
+    looks.monitor.look(0)
+    model.bias.data.fill_(float("nan"))
+    with pytest.raises(NotFinite, match=r"step 10: 1 of 2 trained tensors .*lower the learning rate"):
+        looks.monitor.on_step_end(None, state_at(10), looks.control, model=model)
 
 
 def test_without_a_cap_the_kl_need_not_be_measured(tmp_path):
