@@ -10,7 +10,7 @@ Left out on purpose: correction of thresholds (they decide, and are fixed before
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,6 +100,7 @@ def not_worse_claim(
     seed: int,
     higher_is_better: bool = True,
     hoped: float = 0.0,
+    clusters: Sequence[Hashable] | None = None,
 ) -> Claim:
     """The claim that the candidate is no worse than the baseline by as much as the margin (non-inferiority).
 
@@ -110,6 +111,8 @@ def not_worse_claim(
         margin: what may be lost, in the metric's own unit, stated beforehand.
         seed: of the bootstrap interval of scores.
         hoped: the gain (in the good direction) that one expects; 0: as good as the baseline.
+        clusters: of each item, where several are one prompt's (results of 0 and 1 only): p, interval and power are then
+            those of fewer items.
 
     Returns:
         A claim whose value and interval are candidate - baseline, in the metric's own direction.
@@ -120,15 +123,15 @@ def not_worse_claim(
     one_N, two_N = np.asarray(baseline, dtype=float), np.asarray(candidate, dtype=float)
     if not 0 < margin < 1 or hoped <= -margin:
         raise ValueError(f"{id}: expected a margin inside (0, 1) and a hope above -margin, got {margin} and {hoped}")
-    counted = bool(np.isin(one_N, (0, 1)).all() and np.isin(two_N, (0, 1)).all())
-    difference = paired.share_difference if counted else gates.paired_difference
-    value, interval = difference(one_N, two_N, **({} if counted else {"seed": seed}))
+    counted = paired.are_results(one_N, two_N)
+    value, interval = paired.difference(one_N, two_N, seed=seed, clusters=clusters)
     gain_N = (two_N - one_N) * (1 if higher_is_better else -1)
     if np.abs(gain_N).max() > 1:
         raise ValueError(f"{id}: expected scores within [0, 1], got a difference of {np.abs(gain_N).max():g}; rescale")
     n = gain_N.size
+    worth = 1.0 if clusters is None else paired.design_effect(gain_N, clusters)
     if counted:
-        p = paired.not_worse_p(one_N, two_N, margin=margin, higher_is_better=higher_is_better)
+        p = paired.not_worse_p(one_N, two_N, margin=margin, higher_is_better=higher_is_better, clusters=clusters)
         # What noise there is: what was lost, and as much gained. A gain beyond that is no noise, and at the margin at
         # least that share of the items would have changed.
         lost = float((gain_N < 0).mean())
@@ -143,8 +146,8 @@ def not_worse_claim(
         interval,
         n,
         p,
-        power.difference_power(n, sd, hoped + margin),
-        power.difference_items_needed(sd, hoped + margin),
+        power.difference_power(n / worth, sd, hoped + margin),
+        math.ceil(worth * power.difference_items_needed(sd, hoped + margin)),
         margin,
         -float(gain_N.mean()),
     )
@@ -174,7 +177,7 @@ def noise_row(id: str, first: ArrayLike, second: ArrayLike, *, seed: int) -> dic
     Raises:
         ValueError: lengths that differ, or a score that is not finite.
     """
-    value, interval = gates.paired_difference(first, second, seed=seed)
+    value, interval = paired.difference(first, second, seed=seed)
     gap_N = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
     p = float(gap_N[0] == 0) if np.ptp(gap_N) == 0 else float(stats.ttest_1samp(gap_N, 0.0).pvalue)
     floor = max(abs(interval.low), abs(interval.high))

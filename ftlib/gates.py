@@ -351,6 +351,50 @@ def judge_gate(
     )
 
 
+def target_rows(
+    targets: Sequence[tuple[str, float | None, Literal[">=", "<="], float, int, Interval | Sequence[float] | None]],
+) -> list[dict]:
+    """What was aimed at beside what was measured. A target blocks nothing; it says what a gate's threshold left open.
+
+    Args:
+        targets: (what, value, op, wanted, n, interval of the value or None) each; a value of None was not measured.
+
+    Returns:
+        Rows {"target", "value", "95 %", "wanted", "n", "says"}. "says" is reached, missed or not measured, by the
+        value; where the whole interval lies on the value's side, it adds "shown".
+
+    Raises:
+        ValueError: an unknown op, or a number that is not finite.
+
+    Example:
+        >>> target_rows([("win-rate", 0.61, ">=", 0.6, 472, (0.56, 0.65))])[0]["says"]
+        'reached'
+    """
+    rows = []
+    for what, value, op, wanted, n, interval in targets:
+        ends = [] if interval is None else [float(end) for end in interval]
+        if op not in (">=", "<=") or not all(math.isfinite(x) for x in (value or 0.0, wanted, *ends)):
+            raise ValueError(
+                f"target {what!r}: expected op '>=' or '<=' and finite numbers, got {op!r}, {value}, {ends}"
+            )
+        sign = 1 if op == ">=" else -1
+        says = "not measured"
+        if value is not None:
+            meets = [sign * (number - wanted) >= 0 for number in (value, *ends)]
+            says = ("reached" if meets[0] else "missed") + (", shown" if ends and len(set(meets)) == 1 else "")
+        rows.append(
+            {
+                "target": what,
+                "value": None if value is None else float(value),
+                "95 %": f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else "",
+                "wanted": f"{op} {wanted:g}",
+                "n": int(n),
+                "says": says,
+            }
+        )
+    return rows
+
+
 def _finite(values: ArrayLike, what: str) -> np.ndarray:
     values_N = np.asarray(values, dtype=float)
     if values_N.ndim != 1 or values_N.size == 0 or not np.isfinite(values_N).all():

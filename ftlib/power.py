@@ -4,7 +4,8 @@ Power belongs to a question asked beforehand: "if the truth is 0.60, how often w
 0.50?" It is never computed from the number that was measured; that would only say the p-value again in other words.
 
 Left out on purpose: power by simulation of whole matrices (`benchmarks/model_gates.py` does that), and items that come
-in clusters: there fewer items count than n says, so these numbers are then on the hopeful side.
+in clusters: there fewer items count than n says, so these numbers are then on the hopeful side. Divide n by
+`paired.design_effect` first, as `family.not_worse_claim` does for attacks.
 """
 
 import math
@@ -50,10 +51,11 @@ def share_items_needed(share: float, threshold: float, *, alpha: float = ALPHA, 
     return int(n_N[short[-1]]) + 1 if short.size else 1
 
 
-def difference_power(n: int, sd: float, effect: float, *, alpha: float = ALPHA) -> float:
+def difference_power(n: float, sd: float, effect: float, *, alpha: float = ALPHA) -> float:
     """How often n paired items show a mean difference that lies `effect` beyond what is to be ruled out (one-sided).
 
     Args:
+        n: items; those of clusters count as many as they are worth (`paired.design_effect`).
         sd: standard deviation of the differences, item by item.
         effect: distance between the hoped difference and the one to rule out; for "no worse than the margin", with a
             candidate hoped to be as good as the baseline, this is the margin.

@@ -1,11 +1,12 @@
 """family: claims by hand, Holm over them, and the rule that no metric may be worse."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
-from ftlib import gates
+from ftlib import gates, paired
 from ftlib.family import (
     family_rows,
     judge_no_worse,
@@ -60,6 +61,22 @@ def test_lower_is_better_keeps_the_metrics_own_direction():
     assert (claim.value, claim.lost) == (0.2, 0.2) and claim.p > 0.9
 
 
+def test_attacks_on_one_prompt_show_less_than_prompts_do():
+    """40 prompts under 5 attacks, all five of a prompt alike: 2 lost of 40, whatever the number of attacks."""
+    prompts = np.repeat(np.arange(40), 5)
+    before, after = np.zeros(200), np.isin(prompts, (3, 7)).astype(float)
+    plain, fair = (
+        not_worse_claim("jailbreaks", before, after, margin=0.1, seed=1, higher_is_better=False, clusters=of)
+        for of in (None, prompts)
+    )
+    assert plain.value == fair.value == 0.05 and plain.n == fair.n == 200
+    assert plain.p < 0.05 < fair.p < 0.25 and fair.interval.high > plain.interval.high + 0.05
+    worth = 5 * 40 / 39
+    assert fair.needed == math.ceil(worth * plain.needed) and fair.power < plain.power
+    with pytest.raises(ValueError, match="average other scores over each cluster first"):
+        not_worse_claim("s", before + 0.5, after, margin=0.1, seed=1, clusters=prompts)
+
+
 def test_none_claim():
     """Nothing in 299 tries: 0.99^299 = 0.0495; one in 299 is no longer enough."""
     assert none_claim("g", bits(0, 299), rate=0.01).p == pytest.approx(0.0495, abs=1e-4)
@@ -71,7 +88,7 @@ def test_the_noise_floor_says_how_large_a_difference_means_nothing():
     rng = np.random.default_rng(0)
     first, second = rng.integers(0, 2, 200), rng.integers(0, 2, 200)
     row = noise_row("noise", first, second, seed=1)
-    low, high = gates.paired_difference(first, second, seed=1)[1]
+    low, high = paired.share_difference(first, second)[1]
     assert row["claim"] == f"none: noise, up to {max(-low, high):.3f}" and low < 0 < high
     assert not row["shown"] and row["n"] == 200
     assert noise_row("noise", [0.5] * 9, [0.5] * 9, seed=1)["p"] == 1.0

@@ -14,6 +14,7 @@ from ftlib.gates import (
     pairs_needed,
     score_interval,
     statistic_interval,
+    target_rows,
     wilson,
     win_rate,
     zero_failures_needed,
@@ -210,3 +211,25 @@ def test_a_statistic_that_never_moves_has_an_interval_of_no_width():
         statistic_interval(still, 0, seed=1)
     with pytest.raises(ValueError, match="finite on these 2 items"):
         statistic_interval(lambda places: np.full(places.shape[:-1], np.nan), 2, seed=1)
+
+
+def test_targets_stand_beside_the_numbers():
+    """By the value; "shown" where both ends of the interval say the same. At the target is reached."""
+    rows = target_rows(
+        [
+            ("wins", 0.61, ">=", 0.6, 472, (0.56, 0.65)),
+            ("wins, surely", 0.61, ">=", 0.5, 472, (0.56, 0.65)),
+            ("attacks", 0.25, "<=", 0.15, 156, (0.16, 0.37)),
+            ("refused", 0.1, "<=", 0.08, 180, Interval(0.06, 0.15)),
+            ("leaks", 0.0, "<=", 0.0, 300, None),
+            ("kl", None, "<=", 2.0, 0, None),
+        ]
+    )
+    assert [row["says"] for row in rows] == [
+        "reached", "reached, shown", "missed, shown", "missed", "reached", "not measured",
+    ]  # fmt: skip
+    assert rows[2] == {"target": "attacks", "value": 0.25, "95 %": "0.160 to 0.370", "wanted": "<= 0.15", "n": 156,
+                       "says": "missed, shown"}  # fmt: skip
+    for wrong in (("x", float("nan"), ">=", 0.5, 1, None), ("x", 0.5, ">", 0.5, 1, None)):
+        with pytest.raises(ValueError, match="target 'x': expected op"):
+            target_rows([wrong])

@@ -7,7 +7,8 @@ import pytest
 from scipy import optimize, stats
 from statsmodels.stats import contingency_tables
 
-from ftlib.paired import changes, not_worse_p, score_z, share_difference
+from ftlib.gates import paired_difference, wilson
+from ftlib.paired import changes, design_effect, difference, not_worse_p, score_z, share, share_difference
 
 
 def test_tangos_published_example():
@@ -77,9 +78,68 @@ def test_coverage_and_level_by_simulation():
     assert (z >= stats.norm.isf(0.05)).mean() <= 0.065
 
 
+def test_the_design_effect_by_hand():
+    """Three prompts, two tries each, 1 1 | 1 0 | 0 0: off the mean by 1, 0, -1 a prompt, so 3/2 * 2 over 6 * 1/4."""
+    prompts = ["a", "a", "b", "b", "c", "c"]
+    assert design_effect([1, 1, 1, 0, 0, 0], prompts) == pytest.approx(2.0)
+    assert design_effect([1, 0] * 3, prompts) == 1.0  # prompts that are more alike than chance are chance
+    assert design_effect([0] * 6, prompts) == 2.0  # nothing tells them apart: three prompts count as three
+    assert design_effect([1, 1, 0, 0, 1, 0], range(6)) == pytest.approx(6 / 5)  # each its own: n / (n - 1)
+
+
+def test_clusters_count_as_many_items_as_they_are_worth():
+    """As above: worth 3 of 6. The half won is 1.5 of 3, its limit Student's with 2 degrees of freedom, 4.303:
+    Wilson's centre 1/2, half width t/(n + t^2) * sqrt(n/4 + t^2/4) = 4.303/21.51 * sqrt(0.75 + 4.628)."""
+    results, prompts = [1, 1, 1, 0, 0, 0], ["a", "a", "b", "b", "c", "c"]
+    value, (low, high) = share(results, prompts)
+    half = 4.3027 / (3 + 4.3027**2) * math.sqrt(3 / 4 + 4.3027**2 / 4)
+    assert (value, low, high) == (0.5, pytest.approx(0.5 - half, abs=1e-4), pytest.approx(0.5 + half, abs=1e-4))
+    gain, (low, high) = share_difference([0] * 6, results, clusters=prompts)
+    t = stats.t.isf(0.025, 2)
+    assert gain == 0.5 and [score_z(1.5, 0, 3, end) for end in (low, high)] == pytest.approx([t, -t], abs=1e-4)
+    p = not_worse_p([0] * 6, results, margin=0.1, clusters=prompts)
+    assert p == pytest.approx(stats.t.sf(score_z(1.5, 0, 3, -0.1), 2))
+
+
+def test_one_prompt_alone_says_nothing_of_others():
+    assert share([1, 1, 0], ["a"] * 3)[1] == (0.0, 1.0)
+    assert share_difference([0, 0, 0], [1, 1, 0], clusters=["a"] * 3)[1] == (-1.0, 1.0)
+    assert not_worse_p([0, 0, 0], [1, 1, 0], margin=0.1, clusters=["a"] * 3) == 1.0
+
+
+def test_clusters_of_attacks_are_covered_and_taken_for_independent_are_not():
+    """13 prompts under 12 attacks, shares of 0.6 and 0.2 that differ by prompt (intra-class correlation 0.3)."""
+    rng, prompts, sets = np.random.default_rng(5), np.repeat(np.arange(13), 12), 300
+    held = {"difference": 0, "taken for independent": 0, "share": 0, "share taken for independent": 0}
+    tries = lambda p: (rng.random((13, 12)) < rng.beta(p / 0.3 - p, (1 - p) / 0.3 - (1 - p), 13)[:, None]).ravel()
+    for _ in range(sets):
+        one, two = tries(0.6), tries(0.2)
+        for name, truth, (low, high) in (
+            ("difference", -0.4, share_difference(one, two, clusters=prompts)[1]),
+            ("taken for independent", -0.4, share_difference(one, two)[1]),
+            ("share", 0.2, share(two, prompts)[1]),
+            ("share taken for independent", 0.2, wilson(int(two.sum()), two.size)),
+        ):
+            held[name] += low <= truth <= high
+    assert 0.92 <= held["difference"] / sets <= 0.98 and 0.92 <= held["share"] / sets <= 0.98
+    assert held["taken for independent"] / sets < 0.75 and held["share taken for independent"] / sets < 0.75
+
+
+def test_results_are_counted_and_scores_resampled():
+    one, two = [0, 1, 1, 0, 1, 0], [1, 1, 1, 0, 1, 0]
+    assert difference(one, two, seed=1) == share_difference(one, two)
+    assert difference(one, two, seed=1, clusters=range(6)) == share_difference(one, two, clusters=range(6))
+    halves = [0.5, 1, 1, 0, 1, 0]
+    assert difference(one, halves, seed=1) == paired_difference(one, halves, seed=1)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: design_effect([1, 0], ["a"]), "expected one cluster per item, got .* items and 1 clusters"),
+        (lambda: share([0.5], ["a"]), "results of 0 and 1 only"),
+        (lambda: difference([0.5], [1], seed=1, clusters=["a"]), "average other scores over each cluster first"),
+        (lambda: difference([float("nan")], [1], seed=1), "finite numbers"),
         (lambda: changes([1], [1, 0]), "expected the same items twice"),
         (lambda: changes([], []), "expected the same items twice"),
         (lambda: changes([0.5], [1]), "results of 0 and 1 only"),
