@@ -4,6 +4,9 @@ Percent agreement flatters where one choice is common; the others take chance of
 Cohen's kappa is for two raters, Fleiss' for the same number of ratings on every item; alpha takes any number of raters
 and missing ratings, and knows an order of the values (rubric marks). The numbers are evalica's and statsmodels'.
 
+Only votes that were given independently count: not an adjudicator's, who is asked where others differ, and no simulated
+one on an item that people voted on (`people_first`, the rule of `pairs`).
+
 Left out on purpose: models of single raters (`truth`), weighted kappas (alpha covers ordered values), and words such as
 "substantial" for a number: what it means for the labels is worked out in `label_noise`.
 """
@@ -29,6 +32,22 @@ def basis(ratings: Iterable[Rating]) -> str:
     """What a number rests on: "simulated raters", "human raters", "human and simulated raters" or "no raters"."""
     kinds = {"simulated" if rating.simulated else "human" for rating in ratings}
     return f"{' and '.join(sorted(kinds)) or 'no'} raters"
+
+
+def people_first(ratings: Iterable[Rating]) -> list[Rating]:
+    """The votes that count, in their order: where a person voted on an item, simulated votes on it are set aside.
+
+    Example:
+        ann (a person) and sim-1 on item 1, sim-1 and sim-2 on item 2 -> ann on item 1, sim-1 and sim-2 on item 2.
+    """
+    given = list(ratings)
+    by_people = {vote.item_id for vote in given if not vote.simulated}
+    return [vote for vote in given if not (vote.simulated and vote.item_id in by_people)]
+
+
+def independent(ratings: Iterable[Rating]) -> list[Rating]:
+    """The votes that agreement is counted on: without adjudicators, people first."""
+    return people_first(vote for vote in ratings if not vote.by_adjudicator)
 
 
 @dataclass(frozen=True)
@@ -71,13 +90,14 @@ def agreement(
     """Percent agreement and Krippendorff's alpha of votes.
 
     Args:
-        ratings: standing votes.
+        ratings: standing votes; those of adjudicators, and simulated ones where people voted, are passed over.
         seed: of the resampling.
         resamples: of alpha's bootstrap.
         dimension: "choice" (A, B, tie, both_bad: nominal), or a rubric mark (-1, 0, 1: ordinal).
     """
-    shared = values_of(ratings, dimension)
-    counted = [vote for vote in ratings if vote.item_id in shared and vote.rater in shared[vote.item_id]]
+    counting = independent(ratings)
+    shared = values_of(counting, dimension)
+    counted = [vote for vote in counting if vote.item_id in shared and vote.rater in shared[vote.item_id]]
     found = krippendorff_alpha(
         shared, "nominal" if dimension == "choice" else "ordinal", seed=seed, resamples=resamples
     )
@@ -89,13 +109,15 @@ def agreement(
 def values_of(ratings: Iterable[Rating], dimension: Dimension = "choice") -> Values:
     """Item -> rater -> what the rater said, for items with two ratings or more; skips and missing marks left out.
 
+    Votes of adjudicators, and simulated ones where people voted, are passed over.
+
     Raises:
         ValueError: an unknown dimension.
     """
     if dimension not in ("choice", *DIMENSIONS):
         raise ValueError(f"dimension is {dimension!r}; expected one of choice, {', '.join(DIMENSIONS)}")
     values: dict[str, dict[str, str | int]] = {}
-    for rating in ratings:
+    for rating in independent(ratings):
         value = getattr(rating, dimension)
         if rating.choice != "skip" and value is not None:
             values.setdefault(rating.item_id, {})[rating.rater] = value

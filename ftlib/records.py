@@ -202,8 +202,15 @@ class Candidate(Row):
     cluster: Text
 
 
+ADJUDICATOR = "adjudicator:"  # before a name: the vote settles what the raters disputed
+
+
 class Rating(Row):
-    """One rater's verdict. Marks: 1 where A is better, -1 where B is, 0 for a tie. `left` is the answer shown left."""
+    """One rater's verdict. Marks: 1 where A is better, -1 where B is, 0 for a tie. `left` is the answer shown left.
+
+    A rater named "adjudicator:ann" is Ann as adjudicator. Her vote is kept, exported and withdrawn as every vote is,
+    beside the one that she may have given as a rater.
+    """
 
     item_id: Text
     rater: Text
@@ -217,9 +224,17 @@ class Rating(Row):
     simulated: bool
     created_at: Text
 
+    @property
+    def by_adjudicator(self) -> bool:
+        """Whether an adjudicator gave it: it decides the item, and says nothing about agreement among raters."""
+        return self.rater.startswith(ADJUDICATOR)
+
 
 class PreferencePair(Row):
-    """What DPO trains on. `basis` says what the preference rests on, e.g. "simulated raters"."""
+    """What DPO trains on. `basis` says what the preference rests on, e.g. "simulated raters".
+
+    `votes` are those that decided, "item/rater=choice"; where that is an adjudicator's, it is the only one that did.
+    """
 
     id: Text
     prompt: Text

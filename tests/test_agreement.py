@@ -55,6 +55,33 @@ def test_cohen_kappas_come_with_the_least_agreeing_pair_first():
     assert found[-1].value == pytest.approx(2 / 3)  # p_o = 5/6, p_e = 1/2 * 4/6 + 1/2 * 2/6 = 1/2
 
 
+def test_simulated_votes_do_not_count_where_people_voted_nor_do_adjudicators():
+    """i1: ann and bob differ, whatever three programs say there. i2: two programs agree. i3: ann alone says nothing.
+
+    Percent: (0 + 1) / 2. With all votes counted it would be i1 4/10 (A A A A against B), i2 1, i3 1.
+    """
+    people = [rating("i1", "ann", "A"), rating("i1", "bob", "B"), rating("i3", "ann", "B")]
+    programs = [
+        rating(item, f"sim-{n}", choice, simulated=True)
+        for item, choice, count in (("i1", "A", 3), ("i2", "B", 2), ("i3", "B", 2))
+        for n in range(count)
+    ]
+    lead = [rating("i1", "adjudicator:lead", "A"), rating("i2", "adjudicator:lead", "A")]
+    found = agree.agreement([*people, *programs, *lead], seed=1, resamples=50)
+    assert (found.percent, found.items, found.ratings) == (0.5, 2, 4)
+    assert found.basis == "human and simulated raters"
+    assert agree.values_of([*people, *programs, *lead]) == {
+        "i1": {"ann": "A", "bob": "B"}, "i2": {"sim-0": "B", "sim-1": "B"},
+    }  # fmt: skip
+    assert agree.agreement(people, seed=1, resamples=50).basis == "human raters"
+
+
+def test_where_everything_is_simulated_every_vote_counts():
+    given = [rating("i1", f"sim-{n}", choice, simulated=True) for n, choice in enumerate("AAB")]
+    assert agree.people_first(given) == given
+    assert agree.agreement(given, seed=1, resamples=50).percent == pytest.approx(1 / 3)
+
+
 def test_two_raters_who_only_say_one_thing_have_no_kappa():
     values = published.by_item({"ann": "AAAA", "bob": "AAAA"})
     for found in (agree.cohen_kappa(values, "ann", "bob", seed=1), agree.fleiss_kappa(values, seed=1)):
