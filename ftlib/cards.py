@@ -160,6 +160,7 @@ def pair_card(made: PairSet, *, basis: str, votes: int, smoke: bool = False) -> 
             _table([{"step": step.name, "dropped": step.dropped, "left": step.left} for step in made.waterfall]),
             "A strict majority of those who did not skip decides an item. Of pairs that say the opposite of each "
             "other, the direction with more votes stays; a draw and a circle leave none.",
+            *([_adjudicated(made.adjudicated)] if made.adjudicated else []),
             "## Kinds and split",
             _table([
                 {
@@ -181,6 +182,13 @@ def pair_card(made: PairSet, *, basis: str, votes: int, smoke: bool = False) -> 
             "`longer`: share of the pairs of unequal length whose chosen answer has more characters (95 % interval).",
         ]
     ) + "\n"  # fmt: skip
+
+
+def _adjudicated(items: int) -> str:
+    return (
+        f"On {items} of the items an adjudicator's verdict stands in place of the raters' votes; the pairs that rest "
+        "on one name it among their `votes`."
+    )
 
 
 def evaluation_report(run_path: str | Path, *, holdouts: Sequence[Mapping], gaps: Sequence[Mapping]) -> str:

@@ -2,8 +2,9 @@
 
 **Contradictions.** Where two items ask the same question, same prompt and same two answers, and their pairs point
 opposite ways, the votes of each direction are added up, votes for less votes against. The direction with more stays,
-the other one's pairs go; at a draw all of them go. Where people voted in either, simulated votes do not count. Longer
-circles (A over B, B over C, C over A) have no such answer: every pair on the circle goes.
+the other one's pairs go; at a draw all of them go. Where people voted in either, simulated votes do not count; where
+one of them was adjudicated, only adjudicators' votes do. Longer circles (A over B, B over C, C over A) have no such
+answer: every pair on the circle goes.
 
 **Limits.** One pair is taken out at a time until both limits hold: as long as model-written chosen answers are too
 many, one of those, of the side (safe or adversarial) that has more pairs; else, as long as one side has too many, one
@@ -31,6 +32,7 @@ class Backing:
     lost: int
     total: int
     people: bool
+    adjudicated: bool = False
 
     @property
     def clear(self) -> float:
@@ -60,9 +62,10 @@ def contradicted(pairs: Sequence[PreferencePair], backing: Mapping[str, Backing]
             ways[same_text(pair.chosen)].append(pair)
         if len(ways) == 1:
             continue
-        people = any(backing[pair.id].people for pair in group)
+        weight = {pair.id: (backing[pair.id].people, backing[pair.id].adjudicated) for pair in group}
+        counts = max(weight.values())  # people first, and of theirs an adjudicator's
         score = {
-            chosen: sum(backing[p.id].won - backing[p.id].lost for p in mine if backing[p.id].people or not people)
+            chosen: sum(backing[p.id].won - backing[p.id].lost for p in mine if weight[p.id] == counts)
             for chosen, mine in ways.items()
         }
         best = max(score.values())

@@ -1,8 +1,9 @@
 """From votes to preference pairs: majority, no ties, no contradictions or repeats, a split by cluster; where all went.
 
 An item's votes are counted together: a strict majority of those who did not skip decides, anything else drops the
-item. Where people voted, simulated votes on the same item are set aside. Every step is a row of the waterfall, every
-pair names its votes, and every dropped item has its reason.
+item. Where people voted, simulated votes on the same item are set aside; where an adjudicator has settled an item, that
+verdict stands in place of the raters' votes. Every step is a row of the waterfall, every pair names the votes that
+decided it, and every dropped item has its reason.
 
 Contradictions and limits are in `pair_rules`. Left out on purpose: limits by default (the shares are computed, a gate
 decides), weighing of raters, and pairs from rubric marks. The overall choice is what a preference is made of.
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ftlib.agreement import basis
+from ftlib.agreement import basis, people_first
 from ftlib.pair_rules import OVER_CAP, UNBALANCED, Backing, contradicted, over_limits, same_text
 from ftlib.quality import THRESHOLD, keep_first
 from ftlib.records import Candidate, PreferencePair, Rating, load_jsonl
@@ -25,6 +26,7 @@ from ftlib.records import Candidate, PreferencePair, Rating, load_jsonl
 # Sources of answers that no model of a run was sampled for. The playbook's own were written for it, with a language
 # model too (data/README.md): "authored" says how an answer came here, not that a person wrote it.
 AUTHORED, OVER_REFUSAL = "authored", "over-refusal, authored"
+ADJUDICATED = "settled by adjudication"  # a row of the waterfall, where nothing is dropped
 BLOCK = 16  # batches whose rows are sorted by length together
 
 # Why an item gives no pair, in the order of the waterfall; the texts are the figure's labels.
@@ -51,10 +53,12 @@ class PairSet:
 
     Attributes:
         pairs: in the order of their candidates.
-        waterfall: "candidates" first, then one step for each reason in `REASONS`; the last `left` is len(pairs).
+        waterfall: "candidates" first, then one step for each reason in `REASONS`; the last `left` is len(pairs). Where
+            items were adjudicated, "settled by adjudication: n" comes second, and drops none.
         dropped: candidate id -> reason.
         synthetic_share: share of pairs whose chosen answer was sampled from a model; None without pairs.
         near_duplicates: share of the distinct pairs that were dropped as near twins; None without pairs.
+        adjudicated: items that an adjudicator's verdict decided, whether it made a pair or dropped the item.
     """
 
     pairs: list[PreferencePair]
@@ -62,6 +66,7 @@ class PairSet:
     dropped: dict[str, str]
     synthetic_share: float | None
     near_duplicates: float | None
+    adjudicated: int = 0
 
 
 def is_authored(source: str) -> bool:
@@ -78,17 +83,25 @@ def majority(votes: Sequence[Rating]) -> str:
     """The verdict on one item: "A", "B", or the reason why there is none.
 
     Example:
-        A, A, tie -> "A". A, tie -> "no majority". A, B, tie, tie, tie -> "tie".
+        A, A, tie -> "A". A, tie -> "no majority". A, B, tie, tie, tie -> "tie". A, A, an adjudicator's B -> "B".
     """
     if not votes:
         return NO_VOTES
-    counts = Counter(vote.choice for vote in votes if vote.choice != "skip")
+    counts = Counter(vote.choice for vote in deciding(votes) if vote.choice != "skip")
     if not counts:
         return SKIPPED
     choice, most = counts.most_common(1)[0]
     if 2 * most <= counts.total():
         return SPLIT
     return {"tie": TIE, "both_bad": BOTH_BAD}.get(choice, choice)
+
+
+def deciding(votes: Sequence[Rating]) -> Sequence[Rating]:
+    """Of the votes on one item those that decide it: an adjudicator's where there is one, else all.
+
+    An adjudicator who skips settles nothing. Several adjudicators are counted as raters are: by a strict majority.
+    """
+    return [vote for vote in votes if vote.by_adjudicator and vote.choice != "skip"] or votes
 
 
 def decided(candidates: Sequence[Candidate], ratings: Iterable[Rating]) -> int:
@@ -140,8 +153,10 @@ def build_pairs(
     dropped: dict[str, str] = {}
     drafts: list[PreferencePair] = []
     backing: dict[str, Backing] = {}
+    adjudicated = 0
     for candidate in candidates:
-        votes = votes_of.get(candidate.id, [])
+        votes = deciding(votes_of.get(candidate.id, []))
+        adjudicated += bool(votes) and votes[0].by_adjudicator and votes[0].choice != "skip"
         verdict = majority(votes)
         if verdict not in ("A", "B"):
             dropped[candidate.id] = verdict
@@ -174,10 +189,11 @@ def build_pairs(
     pairs = _split([pair for pair in pairs if pair.id not in dropped], validation_share, seed)
     return PairSet(
         pairs,
-        _waterfall(len(candidates), dropped),
+        _waterfall(len(candidates), dropped, adjudicated),
         dropped,
         float(np.mean([pair.synthetic for pair in pairs])) if pairs else None,
         share,
+        adjudicated,
     )
 
 
@@ -246,16 +262,13 @@ def _votes_by_item(candidates: Sequence[Candidate], ratings: Iterable[Rating]) -
         if any(other.rater == vote.rater for other in votes):
             raise ValueError(f"{vote.rater} voted twice on {vote.item_id!r}; give standing votes only")
         votes.append(vote)
-    return {
-        item_id: [vote for vote in votes if not vote.simulated] or votes  # people first
-        for item_id, votes in votes_of.items()
-    }
+    return {item_id: people_first(votes) for item_id, votes in votes_of.items()}
 
 
 def _backing(votes: Sequence[Rating], verdict: str) -> Backing:
     counts = Counter(vote.choice for vote in votes if vote.choice != "skip")
     other = {"A": "B", "B": "A"}[verdict]
-    return Backing(counts[verdict], counts[other], counts.total(), not votes[0].simulated)
+    return Backing(counts[verdict], counts[other], counts.total(), not votes[0].simulated, votes[0].by_adjudicator)
 
 
 def _drop_repeats(
@@ -296,9 +309,11 @@ def _split(pairs: list[PreferencePair], share: float, seed: int) -> list[Prefere
     return [pair.model_copy(update={"split": "validation"}) if pair.cluster in aside else pair for pair in pairs]
 
 
-def _waterfall(candidates: int, dropped: dict[str, str]) -> list[Step]:
+def _waterfall(candidates: int, dropped: dict[str, str], adjudicated: int) -> list[Step]:
     counts = Counter(dropped.values())
     steps = [Step("candidates", 0, candidates)]
+    if adjudicated:
+        steps.append(Step(f"{ADJUDICATED}: {adjudicated}", 0, candidates))
     for reason in REASONS:
         steps.append(Step(reason, counts[reason], steps[-1].left - counts[reason]))
     return steps

@@ -78,7 +78,7 @@ def flag_raters(
     depart together the one who voted later is flagged, both where the times do not tell.
 
     Args:
-        votes: one per rater and item; skips count for nothing.
+        votes: one per rater and item; skips and adjudicators' votes count for nothing.
         gold: item -> known verdict (`gold_verdicts`); other items are held to the others' votes.
         floors: item -> seconds that reading takes at least (`reading_floors`); 2 s for an item without one.
         longer: item -> the longer answer, "A" or "B" (`longer_answers`); no test of length without it.
@@ -176,6 +176,8 @@ def longer_answers(items: Iterable[Candidate | GoldItem]) -> dict[str, str]:
 def _by_item(votes: Iterable[Rating]) -> Votes:
     by_item: Votes = {}
     for vote in votes:
+        if vote.by_adjudicator:
+            continue
         given = by_item.setdefault(vote.item_id, {})
         if vote.rater in given:
             raise ValueError(f"{vote.rater} voted twice on {vote.item_id!r}; give standing votes only")

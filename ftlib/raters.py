@@ -166,7 +166,7 @@ def agreement_windows(
     """Rater -> (agreeing, judged) for each full window of `size` judged votes, in the order of time.
 
     Args:
-        votes: one per rater and item.
+        votes: one per rater and item; adjudicators' votes are passed over.
         gold: hidden item -> verdict.
         size: judged votes a window; what is left over at the end makes no window.
         against: "gold", "others" (at least two who agree), or "both".
@@ -176,7 +176,7 @@ def agreement_windows(
     """
     if against not in ("gold", "others", "both") or size < 1:
         raise ValueError(f"expected against of gold, others, both and size >= 1, got {against!r} and {size}")
-    all_votes = list(votes)
+    all_votes = [vote for vote in votes if not vote.by_adjudicator]
     by_item: dict[str, dict[str, Rating]] = {}
     for vote in all_votes:
         if vote.choice != "skip":

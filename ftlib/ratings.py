@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from ftlib.files import utc_now
-from ftlib.records import Candidate, Rating
+from ftlib.records import ADJUDICATOR, Candidate, Rating
 from ftlib.schema import CHOICES
 from ftlib.store import LEASE_SECONDS, RatingStore, SlotTaken
 
@@ -90,13 +90,14 @@ class RatingSession:
         overlap: without items: votes wanted for an item, from whoever comes.
         lease_seconds: without items: how long an item is held for its rater.
         left: show this answer left on every item, for texts that speak of A and B; None: drawn for each item.
+        in_order: show the items as they are given, not in a drawn order.
 
     Attributes:
         lesson, may_begin_again: for sessions with a training round (`calibration`); this one has none.
 
     Raises:
         ValueError: no items, an id twice, a blank name, an item known to the store with other texts; without items: no
-            overlap, or a time that is not positive.
+            overlap, a time that is not positive, or an adjudicator's name.
     """
 
     lesson = None
@@ -113,11 +114,17 @@ class RatingSession:
         overlap: int | None = None,
         lease_seconds: float = LEASE_SECONDS,
         left: Literal["A", "B"] | None = None,
+        in_order: bool = False,
     ):
         if not rater.strip():
             raise ValueError("expected a rater's name, got a blank one; votes are kept under it")
         self.store, self.rater, self.seed, self.simulated = store, rater, seed, simulated
         self.draws = items is None
+        if self.draws and rater.startswith(ADJUDICATOR):
+            raise ValueError(
+                f"rater {rater!r}: an adjudicator settles a list of items and takes no rater's place; give the items, "
+                f"as adjudication_session does, or leave {ADJUDICATOR!r} out of a rater's name"
+            )
         self._overlap, self._lease_seconds, self._left = overlap, lease_seconds, left
         if items is None:
             if overlap is None or overlap < 1 or not lease_seconds > 0:
@@ -131,7 +138,8 @@ class RatingSession:
         else:
             _check_items(items)
             store.add_items(items)
-            ordered = sorted(items, key=lambda item: draw_bits(seed, rater, "order", item.id))
+            drawn = sorted(items, key=lambda item: draw_bits(seed, rater, "order", item.id))
+            ordered = items if in_order else drawn
             self._items = {item.id: item for item in ordered}
             self._total = len(items)
             self._done = store.rated_by(rater) & self._items.keys()
@@ -269,6 +277,27 @@ def _check_items(items: Sequence[Candidate]) -> None:
             f"expected items with ids of their own, got {f'{twice[0]!r} twice' if twice else 'no items'}; "
             "sample or load candidates first"
         )
+
+
+def adjudication_session(
+    store: RatingStore, name: str, items: Sequence[Candidate], seed: int, *, simulated: bool = False
+) -> RatingSession:
+    """A session in which a person has the last word on items that raters disputed; the same buttons drive it.
+
+    The votes go to the store under "adjudicator:" and the name. `pairs.build_pairs` lets them decide.
+
+    Args:
+        name: the person's name; their votes as a rater are others, and stay.
+        items: in the order in which they are to be settled (`truth.adjudication_queue`).
+        seed: of the sides.
+        simulated: a program settles.
+
+    Raises:
+        ValueError: as `RatingSession` does.
+    """
+    if not name.strip():
+        raise ValueError("expected the adjudicator's name, got a blank one; verdicts are kept under it")
+    return RatingSession(store, f"{ADJUDICATOR}{name}", items, seed, simulated=simulated, in_order=True)
 
 
 def left_answer(seed: int, rater: str, item_id: str) -> Literal["A", "B"]:

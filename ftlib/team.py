@@ -4,7 +4,7 @@ Hidden gold works as long as nobody knows which items it is. So its numbers come
 looks on here after each vote does not learn which item was a check.
 
 Left out on purpose: what to do about a rater (talk), the flags of `rater_flags` (they are for the end, where all tests
-are corrected together), and items: nothing here names one.
+are corrected together), items (nothing here names one), and adjudicators, whose votes are no rater's.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -83,7 +83,9 @@ def team_view(
         pass_mark, recent: as the raters' sessions have them.
         seed: of the resampling behind alpha's interval.
     """
-    votes, withdrawn = store.ratings(), store.ratings(withdrawn=True)
+    votes, withdrawn = (
+        [vote for vote in store.ratings(withdrawn=gone) if not vote.by_adjudicator] for gone in (False, True)
+    )
     training = [item for item in gold if item.round == "training"]
     hidden = {item.id: item.gold for item in gold if item.round == "hidden"}
     known = {item.id for item in gold}

@@ -57,6 +57,10 @@ def test_the_card_of_pairs_says_where_items_went_and_keeps_texts_plain():
     assert "chosen answer sampled from a model |" in text and "written for it with a language model" in text
     assert "2 votes of simulated raters" in text and cards.SIMULATED_VOTES in text
     assert "\n# head" not in text and "<script>" not in text.replace("\\<script", "")
+    assert "adjudicat" not in text
+    settled = build_pairs(items, [*given, rating("c1", "adjudicator:ann", "B")], seed=1)
+    card = cards.pair_card(settled, basis="human and simulated raters", votes=3)
+    assert "| settled by adjudication: 1 | 0 | 3 |" in card and "On 1 of the items an adjudicator's verdict" in card
     empty = cards.pair_card(build_pairs(items, [], seed=1), basis="human raters", votes=0)
     assert "of 0 preference pairs" in empty and cards.SIMULATED_VOTES not in empty
 

@@ -127,6 +127,50 @@ def test_people_come_before_simulated_raters():
     assert made.pairs[0].basis == "human raters"
 
 
+def lead(item_id: str, choice: str, name: str = "lead", **changes):
+    return rating(item_id, f"adjudicator:{name}", choice, **changes)
+
+
+def test_an_adjudicators_verdict_stands_in_place_of_the_raters():
+    """c1: 2 to 1 for A, the lead says B. c2: a split that the lead settles. c3: the lead drops it. c4: as voted."""
+    items = [distinct(n) for n in range(1, 5)]
+    given = [*votes("c1", "AAB"), *votes("c2", "AB"), *votes("c3", "AAA"), *votes("c4", "A")]
+    made = build_pairs(items, [*given, lead("c1", "B"), lead("c2", "A"), lead("c3", "both_bad")], seed=1)
+    assert [(pair.id, pair.votes) for pair in made.pairs] == [
+        ("c1", ["c1/adjudicator:lead=B"]), ("c2", ["c2/adjudicator:lead=A"]), ("c4", ["c4/r1=A"]),
+    ]  # fmt: skip
+    assert [pair.chosen for pair in made.pairs] == [items[0].answer_b, items[1].answer_a, items[3].answer_a]
+    assert (made.adjudicated, made.dropped) == (3, {"c3": "both bad"})
+    assert [(step.name, step.dropped, step.left) for step in made.waterfall[:2]] == [
+        ("candidates", 0, 4), ("settled by adjudication: 3", 0, 4),
+    ]  # fmt: skip
+    assert decided(items, [*given, lead("c2", "A")]) == 4
+
+
+def test_without_adjudications_nothing_is_said_of_them():
+    made = build_pairs([distinct(1)], votes("c1", "AAB"), seed=1)
+    assert made.adjudicated == 0 and [step.name for step in made.waterfall] == ["candidates", *REASONS]
+    skipped = build_pairs([distinct(1)], [*votes("c1", "AAB"), lead("c1", "skip", reason="hard")], seed=1)
+    assert (skipped.adjudicated, skipped.pairs[0].chosen) == (0, distinct(1).answer_a)
+
+
+def test_adjudicators_who_differ_settle_nothing_and_a_program_settles_no_vote_of_people():
+    two = build_pairs([distinct(1)], [*votes("c1", "AAA"), lead("c1", "A"), lead("c1", "B", "deputy")], seed=1)
+    assert (two.pairs, two.dropped, two.adjudicated) == ([], {"c1": "no majority"}, 1)
+    program = build_pairs([distinct(1)], [*votes("c1", "AAA"), lead("c1", "B", simulated=True)], seed=1)
+    assert (program.pairs[0].votes, program.adjudicated) == (["c1/r1=A", "c1/r2=A", "c1/r3=A"], 0)
+    person = build_pairs([distinct(1)], [*votes("c1", "AAA", simulated=True), lead("c1", "B")], seed=1)
+    assert (person.pairs[0].votes, person.pairs[0].basis) == (["c1/adjudicator:lead=B"], "human raters")
+
+
+def test_an_adjudicated_item_wins_a_contradiction_against_more_votes():
+    given = [*votes("c1", "AAA"), *votes("c2", "AB"), lead("c2", "A")]
+    made = build_pairs([distinct(1), asked_again(2, 1)], given, seed=1)
+    assert (made.dropped, [pair.votes for pair in made.pairs]) == (
+        {"c1": CONTRADICTED}, [["c2/adjudicator:lead=A"]],
+    )  # fmt: skip
+
+
 def asked_again(number: int, of: int, *, swapped: bool = True, **changes):
     """Another item with the same prompt and answers, which stand the other way round."""
     first = distinct(of)

@@ -15,7 +15,15 @@ import pytest
 import sqlalchemy as sa
 
 from ftlib.agreement import agreement, basis
-from ftlib.ratings import RatingSession, Vote, assign_items, candidate_id, replay, simulated_rater
+from ftlib.ratings import (
+    RatingSession,
+    Vote,
+    adjudication_session,
+    assign_items,
+    candidate_id,
+    replay,
+    simulated_rater,
+)
 from ftlib.records import Candidate, Rating
 from ftlib.store import hide_password, open_store
 
@@ -319,6 +327,29 @@ def test_sessions_that_make_no_sense_are_refused(store):
     with pytest.raises(ValueError, match="item 'x' is not among the 6 items"):
         session.submit("A", item_id="x")
     assert store.ratings() == []
+
+
+def test_an_adjudicator_settles_a_list_in_its_order_beside_their_own_vote(store):
+    store.add_items(ITEMS)
+    store.submit(rating("c0", "ann", "A"))
+    session = adjudication_session(store, "ann", [ITEMS[4], ITEMS[0], ITEMS[2]], seed=17)
+    shown = []
+    while (now := session.current()) is not None:
+        shown.append(now.item.id)
+        session.submit("B")
+    assert shown == ["c4", "c0", "c2"]
+    mine = {(vote.rater, vote.choice, vote.by_adjudicator) for vote in store.ratings(item_ids=["c0"])}
+    assert mine == {("ann", "A", False), ("adjudicator:ann", "B", True)}
+    assert adjudication_session(store, "ann", ITEMS[:3], seed=17).current().item.id == "c1"  # goes on where it stopped
+    assert session.undo().item_id == "c2"
+
+
+def test_an_adjudicator_takes_no_raters_place(store):
+    store.add_items(ITEMS)
+    with pytest.raises(ValueError, match="takes no rater's place; give the items"):
+        RatingSession(store, "adjudicator:ann", None, seed=1, overlap=2)
+    with pytest.raises(ValueError, match="expected the adjudicator's name, got a blank one"):
+        adjudication_session(store, " ", ITEMS, seed=1)
 
 
 # --- replay, simulated raters, overlap ---
