@@ -5,10 +5,15 @@ EM finds both together (Dawid and Skene 1979, Applied Statistics 28): the verdic
 the verdicts, until nothing changes. A rater who says the opposite is then worth as much as an honest one, and one who
 guesses is worth nothing. It starts from the shares of the votes.
 
+What an adjudicator settled is taken as known, and is not asked about again.
+
 Left out on purpose: items that are hard for everybody (raters' mistakes are taken as independent, so where they share
-one the posterior is too sure), and a library: those that do this bring torch or a service with them.
+one the posterior is too sure), and a library. crowd-kit's model is the same one without `smoothing`: after one vote it
+is certain what a rater is worth, and then the queue has nothing to ask; and it brings a package of language tools. That
+the arithmetic is right is held to the example that the model was published with (`benchmarks/cases/published.py`).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,7 +75,8 @@ def find_truth(
     """Fit Dawid and Skene's model by EM.
 
     Args:
-        votes: one per rater and item; skips count for nothing.
+        votes: skips count for nothing; a rater who was asked about an item more than once counts each time. Votes of
+            adjudicators are no rater's: what they settled is known.
         known: item -> true verdict (gold), which stays fixed and tells what the raters are worth.
         smoothing: added to each cell of a rater's table and to each verdict's count.
         rounds: EM rounds at most.
@@ -78,21 +84,23 @@ def find_truth(
     Raises:
         ValueError: no vote but skips, or a known verdict that no vote can give.
     """
-    counted = [vote for vote in votes if vote.choice != "skip"]
-    strange = sorted(set((known or {}).values()) - set(VERDICTS))
+    given = list(votes)
+    counted = [vote for vote in given if vote.choice != "skip" and not vote.by_adjudicator]
+    known = settled(given) | dict(known or {})
+    strange = sorted(set(known.values()) - set(VERDICTS))
     if not counted or strange:
         raise ValueError(
             f"expected votes, and known verdicts of {', '.join(VERDICTS)}; got {len(counted)} votes and {strange}"
         )
-    said = {vote.choice for vote in counted} | {(known or {}).get(vote.item_id, vote.choice) for vote in counted}
+    said = {vote.choice for vote in counted} | {known.get(vote.item_id, vote.choice) for vote in counted}
     verdicts = [one for one in VERDICTS if one in said]
     items, raters = (list(dict.fromkeys(getattr(vote, name) for vote in counted)) for name in ("item_id", "rater"))
     votes_IRV = np.zeros((len(items), len(raters), len(verdicts)))
     place_I, place_R = ({name: place for place, name in enumerate(names)} for names in (items, raters))
     for vote in counted:
-        votes_IRV[place_I[vote.item_id], place_R[vote.rater], verdicts.index(vote.choice)] = 1
-    fixed_I = np.array([item in (known or {}) for item in items])
-    fixed_FT = np.array([[(known or {})[item] == one for one in verdicts] for item in items if item in (known or {})])
+        votes_IRV[place_I[vote.item_id], place_R[vote.rater], verdicts.index(vote.choice)] += 1
+    fixed_I = np.array([item in known for item in items])
+    fixed_FT = np.array([[known[item] == one for one in verdicts] for item in items if item in known])
 
     chances_IT = votes_IRV.sum(axis=1) / votes_IRV.sum(axis=(1, 2))[:, None]  # to begin with: the shares of the votes
     done = 0
@@ -110,11 +118,22 @@ def find_truth(
     return Truth({item: named(chances_IT[place_I[item]]) for item in items}, tables, named(prior_T), done)
 
 
+def settled(votes: Iterable[Rating]) -> dict[str, str]:
+    """Item -> what its adjudicators say: the verdict of more than half of them; items without one are left out."""
+    said: dict[str, Counter] = {}
+    for vote in votes:
+        if vote.by_adjudicator and vote.choice != "skip":
+            said.setdefault(vote.item_id, Counter())[vote.choice] += 1
+    best = {item_id: counts.most_common(1)[0] for item_id, counts in said.items()}
+    return {item_id: choice for item_id, (choice, most) in best.items() if 2 * most > said[item_id].total()}
+
+
 def adjudication_queue(votes: Sequence[Rating], truth: Truth, *, sure: float = 0.95) -> list[Question]:
     """Items that a person should settle, the most informative first: those about which most bits are unknown.
 
     An item is asked about where its raters differ, or where the posterior of its best verdict is below `sure` (one
-    vote of a poor rater). An item on which a poor rater contradicts good ones comes last, an even split comes first.
+    vote of a poor rater), unless an adjudicator settled it. An item on which a poor rater contradicts good ones comes
+    last, an even split comes first.
 
     Args:
         votes: those that the model was fitted to.
@@ -122,8 +141,9 @@ def adjudication_queue(votes: Sequence[Rating], truth: Truth, *, sure: float = 0
         sure: posterior from which an item on which nobody differs is settled.
     """
     choices: dict[str, dict[str, str]] = {}
+    over = settled(votes)
     for vote in votes:
-        if vote.choice != "skip":
+        if vote.choice != "skip" and not vote.by_adjudicator and vote.item_id not in over:
             choices.setdefault(vote.item_id, {})[vote.rater] = vote.choice
     found = []
     for item_id, given in choices.items():

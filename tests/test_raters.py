@@ -5,6 +5,7 @@ import datetime
 import pytest
 from test_ratings import rating
 
+from benchmarks.cases import published
 from benchmarks.cases import raters as cases
 from ftlib import label_noise, rater_flags, raters, truth
 from ftlib.gates import pairs_needed
@@ -272,6 +273,18 @@ def test_one_round_with_known_verdicts_by_hand():
     assert found.posterior["g1"] == {"A": 1.0, "B": 0.0}
 
 
+def test_the_model_gives_the_error_rates_that_it_was_published_with():
+    """Dawid and Skene's anaesthetists: shares of four grades, and 5 x 4 x 4 error rates, to two digits each."""
+    (row,), (line,) = published.error_rates()
+    assert (row["estimates"], line["holds"]) == (4 + 5 * 4 * 4, True)
+    found = truth.find_truth(published.anaesthetists(), smoothing=0)
+    assert {grade: round(share, 2) for grade, share in found.prior.items()} == {
+        "A": 0.40, "B": 0.42, "tie": 0.11, "both_bad": 0.07,
+    }  # fmt: skip
+    # The first one said each patient's grade three times, and each of the three counts.
+    assert [round(found.tables["o1"]["A"][said], 2) for said in ("A", "B")] == [0.89, 0.11]
+
+
 def test_the_model_knows_who_is_worth_what():
     """Of a team with a flipped and a random rater it finds more verdicts than the majority does."""
     verdicts = {f"i{n}": ("A", "B", "tie")[n % 3] for n in range(240)}
@@ -300,6 +313,32 @@ def test_the_queue_asks_first_what_tells_most():
     fitted = truth.find_truth(alone, known=gold)
     queue = truth.adjudication_queue(alone, fitted, sure=0.9999)
     assert ("one", "posterior unsure") in [(one.item_id, one.why) for one in queue]
+
+
+def test_what_an_adjudicator_settled_is_known_and_not_asked_again():
+    """Ann and bob differ on d and e; the lead says B on d, so d leaves the queue and bob is worth more than ann."""
+    given = votes_of("ann", {"d": "A", "e": "A"}) + votes_of("bob", {"d": "B", "e": "B"})
+    lead = votes_of("adjudicator:lead", {"d": "B", "e": "skip"})
+    before, after = truth.find_truth(given), truth.find_truth([*given, *lead])
+    assert [one.item_id for one in truth.adjudication_queue(given, before)] == ["d", "e"]
+    (left,) = truth.adjudication_queue([*given, *lead], after)
+    assert (left.item_id, left.choices) == ("e", {"ann": "A", "bob": "B"})
+    assert after.posterior["d"] == {"A": 0.0, "B": 1.0} and set(after.tables) == {"ann", "bob"}
+    assert after.right("bob") > after.right("ann") and before.right("bob") == pytest.approx(before.right("ann"))
+
+
+def test_adjudicators_settle_by_more_than_half_of_them():
+    said = {"adjudicator:x": {"i": "A", "j": "A"}, "adjudicator:y": {"i": "A", "j": "B"}, "adjudicator:z": {"i": "tie"}}
+    given = [vote for name, choices in said.items() for vote in votes_of(name, choices)]
+    assert truth.settled(given) == {"i": "A"}
+
+
+def test_an_adjudicator_is_no_rater_to_flags_and_charts():
+    """Without it, ann and bob alone agree: each has one other, and nobody is judged by fewer than two who agree."""
+    choices = {f"i{n}": "AB"[n % 2] for n in range(40)}
+    given = [vote for name in ("ann", "bob", "adjudicator:lead") for vote in votes_of(name, choices)]
+    assert {test.rater for test in rater_flags.rater_tests(given)} == {"ann", "bob"}
+    assert raters.agreement_windows(given, size=20) == {"ann": [], "bob": []}
 
 
 def test_the_model_needs_votes_and_verdicts_it_knows():
