@@ -4,8 +4,10 @@ No real item is open before the training round is passed. After that, one item o
 item, at a place drawn for each rater; nothing that the rater sees tells it from the others. When the rule of `raters`
 says that accuracy on hidden gold has fallen, the training round starts again, in another order.
 
-Where a rater stands is read from the votes in the store each time, so a killed kernel or another one goes on. The votes
-of a training round stand until the next one starts; then they are withdrawn and stay as the record of earlier rounds.
+Where a rater stands is read from the votes in the store whenever an item is asked for, so a killed kernel or another
+one goes on; what else a click asks (how far along, may the round begin again) is answered from that one reading. The
+votes of a training round stand until the next one starts; then they are withdrawn and stay as the record of earlier
+rounds.
 
 Left out on purpose: new gold for another round (the same items come again, so a second round also measures memory; the
 lead sees how many rounds it took), sides drawn by lot in a training round (the explanations speak of A and B, so A is
@@ -21,7 +23,7 @@ from typing import Literal
 
 from ftlib.raters import PASS_MARK, RECENT, calibrate, calibrate_again, gold_candidates
 from ftlib.ratings import Choice, Mark, Progress, RatingSession, Shown, draw_bits
-from ftlib.records import Candidate, GoldItem, Rating, data_path, load_jsonl
+from ftlib.records import ADJUDICATOR, Candidate, GoldItem, Rating, data_path, load_jsonl
 from ftlib.store import LEASE_SECONDS, RatingStore, open_store
 
 GOLD_RATE = 0.1
@@ -72,7 +74,7 @@ class CalibratedSession:
         recent: hidden gold votes that the rule looks at (`raters.running_accuracy`).
 
     Raises:
-        ValueError: no training item, or a share out of its range; and as `RatingSession` does.
+        ValueError: no training item, a share out of its range, or an adjudicator's name; and as `RatingSession` does.
     """
 
     def __init__(
@@ -99,8 +101,11 @@ class CalibratedSession:
                 f"expected a gold_rate from 0 to 0.5, a pass_mark above 0 and up to 1, and recent of 1 or more; got "
                 f"{gold_rate}, {pass_mark} and {recent}"
             )
+        if rater.startswith(ADJUDICATOR):
+            raise ValueError(f"rater {rater!r}: an adjudicator is not trained on gold; use adjudication_session")
         self.store, self.rater, self.seed, self.simulated = store, rater, seed, simulated
         self.lesson: Lesson | None = None
+        self._stands: Standing | None = None  # as last read; None after every vote, undo or new round
         self._pass_mark, self._recent = pass_mark, recent
         self._every = round(1 / gold_rate) if gold_rate and self._hidden else 0
         store.add_items(gold_candidates(gold), handed_out=False)
@@ -114,14 +119,25 @@ class CalibratedSession:
             self._checks = RatingSession(store, rater, hidden, seed, simulated=simulated)
         real = self._work.progress().total
         self._total = real + self._checks_among(real)
-        self._round = self._new_round(self.standing().number)
+        self._begin(self.standing().number)
 
-    def _new_round(self, number: int) -> RatingSession:
+    def _begin(self, number: int) -> None:
         items = gold_candidates(self._training.values())
-        return RatingSession(self.store, self.rater, items, self.seed + number, simulated=self.simulated, left="A")
+        self._number = number
+        self._round = RatingSession(
+            self.store, self.rater, items, self.seed + number, simulated=self.simulated, left="A"
+        )
 
     def standing(self) -> Standing:
         """Where the rater stands, as the store has it now."""
+        self._stands = self._read_standing()
+        return self._stands
+
+    def _last_read(self) -> Standing:
+        """`standing` without a look into the store, as long as this session has changed nothing since the last one."""
+        return self._stands or self.standing()
+
+    def _read_standing(self) -> Standing:
         votes = self.store.ratings(rater=self.rater, item_ids=self._training.keys() | self._hidden.keys())
         earlier = self.store.ratings(rater=self.rater, item_ids=self._training, withdrawn=True)
         number = 1 + max(Counter(vote.item_id for vote in earlier).values(), default=0)
@@ -140,12 +156,16 @@ class CalibratedSession:
 
     def current(self) -> Shown | None:
         """The item to rate now; None when nothing is open, or the training round was not passed (`nothing_open`)."""
-        standing = self.standing()
+        return self._item_at(self.standing())
+
+    def _item_at(self, standing: Standing) -> Shown | None:
         if standing.due:
             standing = self.begin_again()
         if standing.state == "failed":
             return None
         if standing.state == "training":
+            if standing.number != self._number:  # another kernel of this rater began it
+                self._begin(standing.number)
             return self._round.current()
         work = self._work.progress()
         check = work.done < work.total and self._is_check(self._done())
@@ -170,12 +190,13 @@ class CalibratedSession:
         Raises:
             ValueError: as there; a skip in a training round; a real item while a training round is open.
         """
-        shown = self.current() if not item_id or item_id in self._training else None
+        standing = self._last_read()
+        shown = self._item_at(standing) if not item_id or item_id in self._training else None
         item_id = item_id or (shown.item.id if shown else "")
         if not item_id:
             raise ValueError(self.nothing_open())
         in_round = item_id in self._training
-        if not (shown and shown.item.id == item_id if in_round else self.standing().state == "rating"):
+        if not (shown and shown.item.id == item_id if in_round else standing.state == "rating"):
             raise ValueError(
                 f"item {item_id!r} is not open: the training round comes first, one item after the other, each once"
             )
@@ -183,6 +204,7 @@ class CalibratedSession:
             raise ValueError("an item of the training round cannot be skipped; its explanation comes after the vote")
         target = self._round if in_round else self._checks if item_id in self._hidden else self._work
         marks = {"helpfulness": helpfulness, "harmlessness": harmlessness, "task_fit": task_fit}
+        self._stands = None  # before the vote: after an error nobody knows whether it was committed
         vote = target.submit(choice, **marks, reason=reason, item_id=item_id)
         gold = self._training.get(item_id)
         self.lesson = Lesson(shown, vote.choice, gold.gold, gold.explanation) if gold else None
@@ -190,41 +212,41 @@ class CalibratedSession:
 
     def begin_again(self) -> Standing:
         """Start the training round anew: the votes of the last one are withdrawn, and stay on record."""
+        self._stands = None
         self.store.withdraw(self.rater, self._training)
         self.lesson = None
         standing = self.standing()
-        self._round = self._new_round(standing.number)
+        self._begin(standing.number)
         return standing
 
     @property
     def may_begin_again(self) -> bool:
         """Whether a failed round waits to be started anew."""
-        return self.standing().state == "failed"
+        return self._last_read().state == "failed"
 
     def undo(self) -> Rating | None:
         """Withdraw the newest vote and open that item again, back to the last training round; None if there is none."""
-        if self.standing().state != "rating":
+        if self._last_read().state != "rating":
             return None
         checked, trained = self._hidden.keys(), self._training.keys()
-        mine = [
-            vote.item_id
-            for vote in self.store.ratings(rater=self.rater)
-            if vote.item_id in checked or vote.item_id in trained or self._work.has(vote.item_id)
-        ]
-        if mine[-1] in trained:
+        newest = self.store.newest_item(
+            self.rater, lambda item_id: item_id in checked or item_id in trained or self._work.has(item_id)
+        )
+        if newest in trained:
             return None
-        return self._checks.undo() if mine[-1] in checked else self._work.undo()
+        self._stands = None
+        return self._checks.undo() if newest in checked else self._work.undo()
 
     def progress(self) -> Progress:
         """How far along: in a training round of its items, later of all, hidden ones included."""
-        standing = self.standing()
+        standing = self._last_read()
         if standing.state != "rating":
             return Progress(standing.n, standing.total, f"of training round {standing.number}")
         return Progress(self._done(), self._total)
 
     def nothing_open(self) -> str:
         """Why `current` is None, in words for the rater."""
-        standing = self.standing()
+        standing = self._last_read()
         if standing.state == "failed":
             return (
                 f"{standing.right} of {standing.total} were right, and {standing.needed} are needed to go on. Read "

@@ -14,7 +14,7 @@ Left out on purpose: accounts (who may write is the database's business), and le
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -288,6 +288,15 @@ class RatingStore:
             query = query.join(_queue, _queue.c.item_id == _ratings.c.item_id)
         with self._read() as connection:
             return set(connection.scalars(query))
+
+    def newest_item(self, rater: str, among: Callable[[str], bool]) -> str | None:
+        """The item of the rater's newest standing vote, of those items for which `among` holds; None without one."""
+        query = sa.select(_ratings.c.item_id).where(_ratings.c.rater == rater, _standing)
+        with self._read() as connection:
+            newest_first = connection.scalars(query.order_by(_ratings.c.number.desc()))
+            found = next((item_id for item_id in newest_first if among(item_id)), None)
+            newest_first.close()
+        return found
 
     def overlap_counts(self) -> dict[int, int]:
         """How many items have so many standing votes: {votes: items}."""

@@ -161,6 +161,16 @@ def test_gold_is_never_handed_out_and_real_items_are_shared(store):
     assert sessions[0].progress().done == len(store.rated_by("ann")) - 4
 
 
+def test_the_newest_item_is_the_last_vote_that_stands_among_those_meant(store):
+    store.add_items(ITEMS[:3])
+    for number in (0, 2, 1):
+        store.submit(rating(f"c{number}"))
+    store.withdraw("ann", ["c1"])
+    assert store.newest_item("ann", lambda item_id: True) == "c2"
+    assert store.newest_item("ann", lambda item_id: item_id != "c2") == "c0"
+    assert store.newest_item("bob", lambda item_id: True) is None
+
+
 @pytest.mark.parametrize("items", [ITEMS, None])
 def test_undo_walks_back_over_real_and_hidden_items_to_the_round(store, items):
     store.add_items(ITEMS)
@@ -195,6 +205,8 @@ def test_sessions_that_make_no_sense_are_refused(store):
     for options, message in (({"gold_rate": 0.6}, "gold_rate from 0 to 0.5"), ({"pass_mark": 0}, "pass_mark above 0")):
         with pytest.raises(ValueError, match=message):
             make(store, **options)
+    with pytest.raises(ValueError, match="an adjudicator is not trained on gold"):
+        make(store, "adjudicator:ann")
     with pytest.raises(ValueError, match="round 'training', got none"):
         CalibratedSession(store, "ann", ITEMS, 17, gold=HIDDEN)
     with pytest.raises(ValueError, match="replay into a RatingSession"):
@@ -275,6 +287,39 @@ def test_the_widget_teaches_fails_and_starts_again(store):
     assert "training" not in screen.page and "gold" not in screen.page.replace("gold prompt", "")
 
 
+def test_the_store_is_read_once_a_click(store, monkeypatch):
+    """Vote of the round, "Go on", vote on a real or hidden item, undo: each asks where the rater stands, once."""
+    session, read = make(store), []
+    once = CalibratedSession._read_standing
+    monkeypatch.setattr(CalibratedSession, "_read_standing", lambda self: read.append(self) or once(self))
+    screen = Screen(rating_widget(session, double_click_seconds=0))
+
+    def readings(*buttons: str) -> list[int]:
+        found = []
+        for button in buttons:
+            read.clear()
+            screen.press(button)
+            found.append(len(read))
+        return found
+
+    for _ in range(3):
+        right = "A is better" if KNOWN[session.current().item.id] == "A" else "B is better"
+        assert readings(right, "Go on") == [1, 1]
+    readings("A is better", "Go on")
+    assert session.standing().state == "rating"  # three of four are enough
+    assert readings("Tie", "Both bad", "Undo", "Undo") == [1, 1, 1, 1]
+    assert len(store.ratings()) == 4
+
+
+def test_another_kernel_is_seen_at_the_next_item(store):
+    """What is kept between two looks goes no further than the item that is shown."""
+    session = make(store)
+    train(session, wrong=4)
+    assert session.current() is None
+    make(store).begin_again()  # in another kernel
+    assert session.current() is not None and session.progress().what == "of training round 2"
+
+
 # --- the lead's view
 
 
@@ -302,11 +347,13 @@ def test_the_view_says_who_agrees_and_who_is_at_the_round_again(store):
     session = make(store, "dan")
     train(session, wrong=4)
     session.begin_again()
+    store.submit(rating("c1", "adjudicator:ann", "B"))  # no rater of the team
     view = team_view(store, overlap=3, gold=GOLD)
     rows = {row.rater: row for row in view.raters}
     assert {name: rows[name].agreed for name in ("ann", "bob", "cid")} == {"ann": (1, 1), "bob": (1, 1), "cid": (1, 2)}
     assert rows["ann"].seconds == 15.0 and rows["ann"].training == "none" and rows["ann"].gold is None
     assert rows["dan"].training == "open 0 of 4, round 2"
+    assert set(rows) == {"ann", "bob", "cid", "dan"} and view.votes == 6
     assert view.complete == 2 and view.agreement.percent == pytest.approx((1 + 1 / 3) / 2)
 
 

@@ -62,6 +62,12 @@ def test_the_benchmark_at_small():
     named = {line["id"]: line["holds"] for line in found["checks"]}
     assert {"planted_raters_recall", "planted_raters_precision", "honest_teams_without_a_flag"} <= named.keys()
     assert sum(named[id] for id in named if "kappa" in id or "alpha" in id) == 5
+    timed = [row for row in found["rows"] if row["what"].startswith("next item") and row["store"] == "sqlite"]
+    assert [(row["what"], row["votes"], row["hidden_gold"] > 0) for row in timed] == [
+        ("next item", 500, False), ("next item, calibrated", 500, True),
+    ]  # fmt: skip
+    for name in ("next_item", "next_item_calibrated"):  # the ids of the figures; their values are the machine's
+        assert {f"sqlite_{name}_median_ms", f"sqlite_{name}_p99_ms"} <= named.keys()
     teams = [row for row in found["rows"] if row["what"] == "team"]
     assert {row["store"] for row in teams} >= {"sqlite"}
     assert all((row["votes"], row["kills"]) == (90, 4) and row["acknowledged"] >= 86 for row in teams)
