@@ -6,6 +6,10 @@ file is said to be the one that counts.
 
 Both forms lose withdrawn votes, and who holds which item just now (leases).
 
+A run's `ratings.jsonl` holds less than its store: the votes on its `candidates.jsonl`, of which pairs are made. Votes
+on gold, training and hidden, are not there, for gold is no candidate; they stay in the run's store, and `export_store`
+writes them with the others.
+
 Pairs in TRL's forms: `trl_forms`; Argilla and Label Studio: `label_tools`. Left out on purpose: backups (the database
 has its own), and repair of what a spreadsheet did to a cell. Excel changes an id that looks like a number or date, and
 cuts cells at 32,767 characters; cells of more than 131,072 are refused.
