@@ -8,9 +8,10 @@ guesses is worth nothing. It starts from the shares of the votes.
 What an adjudicator settled is taken as known, and is not asked about again.
 
 Left out on purpose: items that are hard for everybody (raters' mistakes are taken as independent, so where they share
-one the posterior is too sure), and a library. crowd-kit's model is the same one without `smoothing`: after one vote it
-is certain what a rater is worth, and then the queue has nothing to ask; and it brings a package of language tools. That
-the arithmetic is right is held to the example that the model was published with (`benchmarks/cases/published.py`).
+one the posterior is too sure), and a library. crowd-kit's model is the same one and gives the same posteriors, but it
+has no `smoothing` (two votes that agree are taken for certain), and brings language tools that nothing here needs. That
+the arithmetic is right is held to the example that the model was published with, to all of its digits
+(`benchmarks/cases/published.py`).
 """
 
 from collections import Counter
