@@ -457,6 +457,9 @@ def rollouts(
 ) -> tuple[list[Trajectory], list[list[dict]]]:
     """Let a model work the cases with tools; sampling options as in `generate.sample`.
 
+    A case's draws hang on the seed, the turn and the case's place in the list (or its `row_seeds`), not on which other
+    cases are still at work.
+
     Args:
         max_turns: answers of the model a case; one more than the calls it may make shows how it ends.
         turns: an empty list that takes, for each case, the token ids (prompt, answer) of each turn: what
@@ -475,11 +478,13 @@ def rollouts(
         desk.reset(asdict(case))
         chats.append(desk._opening())
     options = {"max_new_tokens": 64, "memory": Memory(), **options}
+    seed, keys = options.pop("seed", 0), options.pop("row_seeds", None) or range(len(cases))
     alive = list(range(len(cases)))
     written: list[list] = [[] for _ in cases]
     for turn in range(max_turns):
         prompts = chat_ids(tokenizer, [chats[i] for i in alive], tools=schemas)
-        answers = sample(model, tokenizer, prompts, **{**options, "seed": options.get("seed", 0) + turn})
+        given = {**options, "seed": seed + turn, "row_seeds": [keys[i] for i in alive]}
+        answers = sample(model, tokenizer, prompts, **given)
         still = []
         for i, prompt, answer in zip(alive, prompts, answers, strict=True):
             written[i].append((prompt, answer.token_ids))

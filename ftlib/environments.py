@@ -198,6 +198,9 @@ def attempts(
 ) -> tuple[list[float], list[list[dict[str, Any]]]]:
     """Let a model work rows in an environment of your own, as TRL does; sampling options as in `generate.sample`.
 
+    A row's draws hang on the seed, the turn and the row's place in the list (or its `row_seeds`), not on which other
+    rows are still at work.
+
     Args:
         factory: as `environment_factory` takes it; with `get_reward`.
         rows: of the training set: `prompt`, a list of messages, and what `reset` takes.
@@ -217,10 +220,12 @@ def attempts(
         chats.append([*before, {**last, "content": last["content"] + (said or "")}])
     schemas = [get_json_schema(tool) for tool in tools_of(made[0])] if made else []
     options = {"max_new_tokens": 64, "memory": Memory(), **options}
+    seed, keys = options.pop("seed", 0), options.pop("row_seeds", None) or range(len(rows))
     alive = list(range(len(rows)))
-    for _ in range(max_turns):
+    for turn in range(max_turns):
         prompts = chat_ids(tokenizer, [chats[i] for i in alive], tools=schemas)
-        answers = sample(model, tokenizer, prompts, **options)
+        given = {**options, "seed": seed + turn, "row_seeds": [keys[i] for i in alive]}
+        answers = sample(model, tokenizer, prompts, **given)
         alive = [
             i
             for i, answer in zip(alive, answers, strict=True)

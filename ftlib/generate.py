@@ -3,15 +3,16 @@
 What it saves: tokens that prompts share (system prompt, few-shot examples, tools) are read and held once, and prompts
 that come several times are read once; no row is padded (see `ragged`); finished rows leave, and waiting ones take their
 place; a conversation that goes on is not read again (`Memory`); a draw looks at the top-k tokens only. A row's random
-numbers depend on its own seed and index alone, so its text does not depend on its batch mates (but for rounding: a
-batch of another shape rounds differently).
+numbers depend on the seed and its own key alone, so its text does not depend on its batch mates (but for rounding: a
+batch of another shape rounds differently). In the model's place an engine may stand that does all this by itself
+(`vllm_sampler`).
 
 Left out on purpose: beam search, penalties, and any model that `ragged` does not know.
 """
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,16 +26,17 @@ READ_TOKENS = 4096  # prompt tokens read in one pass: enough for matrix products
 GROUP = 32  # rows that are read and stored together
 STATE_MB = 2048  # MB (2**20 bytes) of key/value states in flight; on a GPU half of what is free
 FAMILY_TOKENS, FAMILY_SAVES = 16, 512  # rows with so many tokens in common are a family if that spares so many
+STOP_MARGIN = 8  # characters at both ends of a piece of text that may look otherwise in the whole: bytes of a cut one
 
 
 @dataclass(frozen=True)
 class Sample:
     """One sampled answer."""
 
-    text: str  # decoded, special tokens left out
-    token_ids: list[int]  # with the stop token, if it came
+    text: str  # decoded, special tokens left out; it ends before a stop string
+    token_ids: list[int]  # all that were drawn: with the stop token, or those of the stop string, if it came
     logprobs: list[float]  # natural log-prob of each token under the untempered model
-    stopped: bool  # a stop token came before `max_new_tokens`
+    stopped: bool  # a stop token or a stop string came within `max_new_tokens`
 
 
 def chat_ids(tokenizer, chats: list[list[dict]], *, tools: list | None = None) -> list[list[int]]:
@@ -59,19 +61,28 @@ def sample(
     temperature: float = 0.0,
     top_k: int = 50,
     top_p: float = 1.0,
+    stop: Sequence[str] = (),
     seed: int = 0,
+    row_seeds: Sequence[int] | None = None,
     batch_size: int = 256,
     memory: "Memory | None" = None,
     progress: str = "",
 ) -> list[Sample]:
-    """Continue each prompt until a stop token or `max_new_tokens`.
+    """Continue each prompt until a stop token, a stop string or `max_new_tokens`.
 
     Args:
+        model: a causal LM, or an engine with `answer_prompts` (`vllm_sampler.VllmSampler`), which has its own batches
+            and memory.
         prompts: token ids, one list a row; rows may differ in length.
         temperature: 0 is greedy; otherwise logits are divided by it.
         top_k: draw among the k most likely tokens (at least 1).
         top_p: of these, keep the smallest set whose probability reaches top_p (arXiv 1904.09751, section 3.1).
-        seed: with the row's index it fixes the row's draws.
+        stop: strings that end a row once its new text, special tokens left out, holds one. The text is cut before the
+            earliest of them. Token ids and log-probs are cut after the token that completed it: all that was drawn, as
+            with a stop token. A string may begin in the middle of a token, so no cut of the ids would give the text.
+        seed: with the row's key it fixes the row's draws.
+        row_seeds: the rows' keys, whole numbers from 0 on; by default their places in the list. With the same seed and
+            key a prompt has the same draws in any list. Rows with one key have the same draws.
         batch_size: the most rows in flight; fewer where their states would take more than STATE_MB (on a GPU: half
             of the memory that is free).
         memory: what earlier calls have read of the same conversations; see `Memory`.
@@ -86,9 +97,16 @@ def sample(
     import torch
 
     _check_options(prompts, max_new_tokens, temperature, top_k, top_p, batch_size)
+    keys = _checked_keys(len(prompts), stop, row_seeds)
+    if hasattr(model, "answer_prompts"):
+        return model.answer_prompts(
+            prompts, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, stop=stop,
+            seed=seed, row_seeds=keys, progress=progress,
+        )  # fmt: skip
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    rows = [_Row(i, ids, seed, max_new_tokens if temperature > 0 else 0) for i, ids in enumerate(prompts)]
-    stops = set(stop_ids(model, tokenizer))
+    draws = max_new_tokens if temperature > 0 else 0
+    rows = [_Row(key, ids, seed, draws) for key, ids in zip(keys, prompts, strict=True)]
+    stops, strings = set(stop_ids(model, tokenizer)), _StopStrings(tokenizer, stop)
     bar = progress_bar(
         total=len(prompts), desc=progress, unit="answer", disable=not progress, leave=False, mininterval=1.0
     )
@@ -103,7 +121,7 @@ def sample(
                 flights.append(waiting.pop().start(model, sizes.read_tokens))
             logits = torch.cat([flight.logits for flight in flights]).float()
             tokens, logprobs = _choose(logits, [row for f in flights for row in f.rows], temperature, top_k, top_p)
-            _record(flights, tokens, logprobs, stops, max_new_tokens, bar)
+            _record(flights, tokens, logprobs, stops, strings, max_new_tokens, bar)
             for flight in flights:
                 flight.shrink(memory, sizes.going)
             flights = [flight for flight in flights if flight.rows]
@@ -114,8 +132,13 @@ def sample(
                     flight.logits = part
     model.train(was_training)
     trim_heap()  # the states were the largest thing in memory
-    text = lambda ids: tokenizer.decode(ids, skip_special_tokens=True).strip()
-    return [Sample(text(row.ids), row.ids, row.logprobs, row.stopped) for row in rows]
+    return [Sample(answer_text(tokenizer, row.ids, stop), row.ids, row.logprobs, row.stopped) for row in rows]
+
+
+def answer_text(tokenizer, ids: list[int], stop: Sequence[str] = ()) -> str:
+    """The text of sampled tokens: special tokens left out, cut before the earliest stop string, no space around it."""
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    return text[: min((text.find(one) for one in stop if one in text), default=len(text))].strip()
 
 
 def _check_options(prompts, max_new_tokens, temperature, top_k, top_p, batch_size) -> None:
@@ -127,6 +150,18 @@ def _check_options(prompts, max_new_tokens, temperature, top_k, top_p, batch_siz
             "expected max_new_tokens >= 1, temperature >= 0, top_k >= 1, 0 < top_p <= 1, batch_size >= 1; got "
             f"{max_new_tokens}, {temperature}, {top_k}, {top_p}, {batch_size}"
         )
+
+
+def _checked_keys(rows: int, stop: Sequence[str], row_seeds: Sequence[int] | None) -> list[int]:
+    """The key of each row; `stop` is checked on the way."""
+    if isinstance(stop, str) or not all(isinstance(one, str) and one for one in stop):
+        raise ValueError(f"stop: expected a list of strings that are not empty, got {stop!r}; for one, give [one]")
+    keys = list(range(rows) if row_seeds is None else row_seeds)
+    if len(keys) != rows or not all(isinstance(key, (int, np.integer)) and key >= 0 for key in keys):
+        raise ValueError(
+            f"row_seeds: expected a whole number >= 0 for each of {rows} rows, got {len(keys)}, the first {keys[:3]}"
+        )
+    return [int(key) for key in keys]
 
 
 def stop_ids(model, tokenizer) -> list[int]:
@@ -165,12 +200,38 @@ def _sizes(model, batch_size: int) -> _Sizes:
 class _Row:
     """One answer in the making."""
 
-    def __init__(self, index: int, prompt: list[int], seed: int, draws: int):
+    def __init__(self, key: int, prompt: list[int], seed: int, draws: int):
         self.prompt = list(prompt)
-        self.draws = np.random.default_rng([seed, index]).random(draws) if draws else None
+        self.draws = np.random.default_rng([seed, key]).random(draws) if draws else None
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.stopped = self.done = False
+        self.tail = 0  # where the piece begins that is searched for stop strings
+
+
+class _StopStrings:
+    """Looks for strings in the ends of what rows have written: a step decodes a few tokens of a row, not all of them.
+
+    A piece of text may begin with half a character, or lack the space that the tokenizer puts before a word, so it is
+    kept longer than the longest string, and what is found there is looked for in the whole text too.
+    """
+
+    def __init__(self, tokenizer, strings: Sequence[str]):
+        self._decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
+        self._strings = list(strings)
+        self._enough = max(map(len, self._strings), default=0) + STOP_MARGIN
+
+    def complete(self, row: _Row) -> bool:
+        """Does the row's text hold one of the strings? Called after each of its tokens."""
+        if not self._strings:
+            return False
+        text, middle = self._decode(row.ids[row.tail :]), (row.tail + len(row.ids)) // 2
+        if len(text) >= 2 * self._enough and len(self._decode(row.ids[middle:])) >= self._enough:
+            row.tail = middle
+        return self._in(text) and self._in(self._decode(row.ids))
+
+    def _in(self, text: str) -> bool:
+        return any(one in text for one in self._strings)
 
 
 class Memory:
@@ -373,14 +434,22 @@ def _choose(logits, rows: list[_Row], temperature: float, top_k: int, top_p: flo
     return tokens.tolist(), (logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
 
 
-def _record(flights: list[_Flight], tokens: list[int], logprobs: list[float], stops: set, limit: int, bar) -> None:
+def _record(
+    flights: list[_Flight],
+    tokens: list[int],
+    logprobs: list[float],
+    stops: set,
+    strings: _StopStrings,
+    limit: int,
+    bar,
+) -> None:
     """Append the tokens; a finished row may stay a few steps until its flight is made smaller, and gets no more."""
     for row, token, logprob in zip([row for f in flights for row in f.rows], tokens, logprobs, strict=True):
         if row.done:
             continue
         row.ids.append(token)
         row.logprobs.append(logprob)
-        row.stopped = token in stops
+        row.stopped = token in stops or strings.complete(row)
         row.done = row.stopped or len(row.ids) == limit
         bar.update(int(row.done))
 
@@ -455,6 +524,41 @@ class MergedCopy:
         return self.model
 
 
+class _Conversations:
+    """Which row of a batch's first turn each prompt of a later turn goes on with: what was read and written tells."""
+
+    def __init__(self):
+        self._keys: dict[tuple[int, ...], list[int]] = {}  # prompt and answer -> rows that stand there
+        self._rows = 0
+
+    def keys(self, prompts: list[list[int]]) -> list[int]:
+        """Of each prompt: the key of the row that it goes on with. Rows of one history are taken in their order.
+
+        Where no prompt goes on with anything, a new batch begins, and keys are places; a prompt that alone goes on with
+        nothing gets a new key.
+        """
+        found = [self._take(prompt) for prompt in prompts]
+        self._keys.clear()
+        if all(key is None for key in found):
+            self._rows, found = len(prompts), list(range(len(prompts)))
+        for place, key in enumerate(found):
+            if key is None:
+                found[place], self._rows = self._rows, self._rows + 1
+        return found
+
+    def said(self, keys: list[int], prompts: list[list[int]], answers: list[list[int]]) -> None:
+        """Where the rows stand now."""
+        for key, prompt, answer in zip(keys, prompts, answers, strict=True):
+            self._keys.setdefault((*prompt, *answer), []).append(key)
+
+    def _take(self, prompt: list[int]) -> int | None:
+        for length in sorted({len(history) for history in self._keys if len(history) < len(prompt)}, reverse=True):
+            keys = self._keys.get(tuple(prompt[:length]))
+            if keys:
+                return keys.pop(0)
+        return None
+
+
 @contextmanager
 def fast_rollouts(
     peft_model, merged: MergedCopy, tokenizer, *, seed: int, step: Callable[[], int], batch_size: int = 256
@@ -466,13 +570,14 @@ def fast_rollouts(
     when the adapter has changed; a pass of the trained model itself (scoring, training) frees that memory.
 
     Args:
-        step: the trainer's steps done, e.g. `lambda: trainer.state.global_step`. The draws hang on seed, step and turn,
-            so that a training which goes on from a checkpoint draws what it would have drawn.
+        step: the trainer's steps done, e.g. `lambda: trainer.state.global_step`. The draws hang on seed, step, turn and
+            the rollout's place in its batch, so that a training which goes on from a checkpoint draws what it would
+            have drawn, and a rollout draws the same whether or not others have ended.
     """
     import torch
 
     calls, last_step = 0, -1
-    memory = Memory()
+    memory, conversations = Memory(), _Conversations()
 
     def generate(input_ids, attention_mask, generation_config, **_):
         nonlocal calls, last_step
@@ -481,6 +586,7 @@ def fast_rollouts(
             merged.refresh()
             memory.clear()
         prompts = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
+        keys = conversations.keys(prompts)
         samples = sample(
             merged.model,
             tokenizer,
@@ -490,9 +596,11 @@ def fast_rollouts(
             top_k=generation_config.top_k or len(tokenizer),
             top_p=generation_config.top_p or 1.0,
             seed=seed * 100_003 + last_step * 1_009 + calls,
+            row_seeds=keys,
             batch_size=batch_size,
             memory=memory,
         )
+        conversations.said(keys, prompts, [s.token_ids for s in samples])
         width = max(len(s.token_ids) for s in samples)
         pad = tokenizer.pad_token_id
         new = torch.tensor([s.token_ids + [pad] * (width - len(s.token_ids)) for s in samples])

@@ -404,6 +404,7 @@ def test_rollouts_of_an_honest_policy(monkeypatch):
     assert [m["role"] for m in chats[0]] == ["system", "user", "assistant", "tool", "assistant", "tool", "assistant"]
     assert [n for n, _ in seen] == [8, 8, 8]
     assert [o["seed"] for _, o in seen] == [10, 11, 12]  # each turn draws anew
+    assert [o["row_seeds"] for _, o in seen] == [list(range(8))] * 3
     assert all(o["batch_size"] == 3 for _, o in seen)
 
 
@@ -431,7 +432,16 @@ def test_rollouts_of_mixed_policies_keep_their_rows(monkeypatch):
     assert trajectories[2].calls[0].tool == "escalate"
     assert not any(c.ok for c in trajectories[3].calls)
     assert [n for n, _ in seen] == [4, 3, 2, 2, 2, 2, 2]  # the endless ones are cut after MAX_CALLS + 1 turns
+    assert [o["row_seeds"] for _, o in seen][:3] == [[0, 1, 2, 3], [1, 2, 3], [1, 3]]  # a case's draws are its own
     assert chats[1][-1]["content"] == "Too many calls. Reply to the customer now."
+
+
+def test_rollouts_take_keys_of_their_cases(monkeypatch):
+    """Keys that the caller gives stay with their cases while others end."""
+    cases = desk.make_cases(4, seed=2)
+    goes_on = lambda i, turn: call_text("find_order", cases[i].order_id) if turn < i else "Done."
+    *_, seen = play(monkeypatch, goes_on, cases, row_seeds=[30, 10, 20, 5])
+    assert [o["row_seeds"] for _, o in seen] == [[30, 10, 20, 5], [10, 20, 5], [20, 5], [5]]
 
 
 def test_rollouts_end_after_so_many_turns(monkeypatch):

@@ -191,13 +191,17 @@ def test_a_model_at_an_environment(monkeypatch):
     }  # fmt: skip
     monkeypatch.setattr("ftlib.generate.chat_ids", lambda tokenizer, chats, *, tools: chats)
 
+    asked = []
+
     def sample(model, tokenizer, prompts, **options):
+        asked.append((options["seed"], options["row_seeds"]))
         row = {TASKS[i]["question"]: i for i in written}
         return [Sample(written[row[chat[0]["content"].removeprefix("Q: ")]].pop(0), [], [], True) for chat in prompts]
 
     monkeypatch.setattr("ftlib.generate.sample", sample)
     rows = [{"prompt": [{"role": "user", "content": "Q: "}], "index": i} for i in written]
-    rewards, chats = attempts(None, None, partial(Puzzle, TASKS), rows)
+    rewards, chats = attempts(None, None, partial(Puzzle, TASKS), rows, seed=8)
+    assert asked == [(8, [0, 1, 2, 3, 4]), (9, [0, 1, 3, 4])]  # each turn draws anew, each row by its own key
     assert rewards == [1.0, 0.0, 0.0, 1.0, 0.0]
     assert [m["role"] for m in chats[3]] == ["user", "assistant", "tool", "assistant", "tool"]
     assert chats[3][2]["content"] == chats[4][2]["content"] == "Unknown tool or wrong arguments."

@@ -7,10 +7,22 @@ import pytest
 import torch
 from scipy import stats
 from tiny import STOPS, TinyTokenizer, next_logits, tiny_model, tiny_nf4_peft, tiny_peft
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from ftlib.generate import Memory, MergedCopy, _draw, chat_ids, fast_rollouts, logit_change, sample, sample_chats
-from ftlib.models import load_model
+from ftlib.generate import (
+    Memory,
+    MergedCopy,
+    _Conversations,
+    _draw,
+    _StopStrings,
+    answer_text,
+    chat_ids,
+    fast_rollouts,
+    logit_change,
+    sample,
+    sample_chats,
+)
+from ftlib.models import load_model, load_tokenizer
 
 TOKENIZER = TinyTokenizer()
 
@@ -266,6 +278,173 @@ def test_stop_tokens_end_a_row_and_are_not_in_its_text():
     assert {s.token_ids[-1] for s in samples if s.stopped} == stops
 
 
+# --- stop strings
+
+
+def slow_reference(model, prompt: list[int], limit: int, stop: list[str]) -> tuple[str, list[int]]:
+    """Greedy, one plain forward pass a token; all that was written is decoded after each."""
+    ids: list[int] = []
+    while len(ids) < limit:
+        ids.append(next_logits(model, prompt + ids)[-1].argmax().item())
+        text = TOKENIZER.decode(ids, skip_special_tokens=True)
+        found = [text.index(one) for one in stop if one in text]
+        if found:
+            return text[: min(found)].strip(), ids
+        if ids[-1] in STOPS:
+            break
+    return text.strip(), ids
+
+
+def test_a_row_ends_with_a_stop_string_as_in_a_slow_loop():
+    """Strings of one to three tokens, from what the rows write without them; rows end in steps of their own."""
+    model, prompts = tiny_model(stops=STOPS), random_prompts(24, prefix=3)
+    plain = sample(model, TOKENIZER, prompts, max_new_tokens=30)
+    long = [text for text in (TOKENIZER.decode(s.token_ids) for s in plain) if len(text) > 20]
+    stop = [long[0][4:7], long[1][9:11], long[2][12]]
+    found = sample(model, TOKENIZER, prompts, max_new_tokens=30, stop=stop, batch_size=10)
+    assert [(s.text, s.token_ids) for s in found] == [slow_reference(model, p, 30, stop) for p in prompts]
+    cut = [
+        i for i, (s, before) in enumerate(zip(found, plain, strict=True)) if len(s.token_ids) < len(before.token_ids)
+    ]
+    assert 3 < len(cut) < len(prompts) and len({len(found[i].token_ids) for i in cut}) > 3
+    for s, before in zip(found, plain, strict=True):  # what was drawn, and its log-probs, up to the end of the string
+        n = len(s.token_ids)
+        assert s.token_ids == before.token_ids[:n]
+        assert s.logprobs == pytest.approx(before.logprobs[:n], abs=1e-4)
+    assert all(found[i].stopped and not any(one in found[i].text for one in stop) for i in cut)
+
+
+def test_stop_strings_end_a_row_where_transformers_ends_it():
+    """With the embedded tokenizer, whose tokens are pieces of words: greedy `generate(stop_strings=…)`, row by row."""
+    tokenizer = load_tokenizer("embedded")
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, initializer_range=0.3,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    prompts = [
+        tokenizer(text)["input_ids"] for text in ("Where is my order?", "The boots", "Hello, I want my money back")
+    ]
+    pieces = [
+        [tokenizer.decode([i]) for i in s.token_ids] for s in sample(model, tokenizer, prompts, max_new_tokens=20)
+    ]
+    over_two = lambda row, at: pieces[row][at][-2:] + pieces[row][at + 1][:2]
+    stop = [over_two(0, 6), over_two(1, 11), over_two(2, 3)]
+    found = sample(model, tokenizer, prompts, max_new_tokens=20, stop=stop)
+    for prompt, s in zip(prompts, found, strict=True):
+        out = model.generate(
+            torch.tensor([prompt]), do_sample=False, max_new_tokens=20, stop_strings=stop, tokenizer=tokenizer
+        )
+        written = out[0, len(prompt) :].tolist()
+        assert s.token_ids == written and s.stopped and len(written) < 20
+        text = tokenizer.decode(written, skip_special_tokens=True)
+        assert s.text == text[: min(text.index(one) for one in stop if one in text)].strip()
+
+
+def test_stop_strings_are_found_by_the_end_of_the_text_alone():
+    """Fed token by token, with characters of four tokens and long lines: the same token as by decoding all of them,
+    and a step decodes no more than some tokens, however long the text is."""
+    tokenizer, asked = load_tokenizer("embedded"), []
+
+    def decode(ids, **options):
+        asked.append(len(ids))
+        return tokenizer.decode(ids, **options)
+
+    text = "Dear customer 🧗🏽, the mat (größer) is on its way… " * 12 + "x\n\nYours 🏔 END of it"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    for stop in (["END"], ["\n\n"], ["🏔"], ["🏔 E", "nowhere"], ["s on its way… x"], ["never said"]):
+        strings, row = _StopStrings(SimpleNamespace(decode=decode), stop), SimpleNamespace(ids=[], tail=0)
+        asked.clear()
+        found = None
+        for n, token in enumerate(ids, start=1):
+            row.ids.append(token)
+            if found is None and strings.complete(row):
+                found = n
+        by_all = (n for n in range(1, len(ids) + 1) if any(one in tokenizer.decode(ids[:n]) for one in stop))
+        assert found == next(by_all, None)
+        whole = [n for n in asked if n > 60]
+        assert len(ids) > 200 and len(whole) <= 1  # the one that makes sure
+
+
+def test_special_tokens_between_do_not_hide_a_stop_string():
+    """Ids 0 and 1 are special and not in the text: "a", then forty of them, then "b"."""
+    strings, row = _StopStrings(TOKENIZER, ["ab"]), SimpleNamespace(ids=[], tail=0)
+    found = []
+    for token in [*TOKENIZER.encode("x" * 60 + "a"), *[0] * 40, *TOKENIZER.encode("b")]:
+        row.ids.append(token)
+        found.append(strings.complete(row))
+    assert found == [False] * 101 + [True]
+
+
+def test_a_text_is_cut_before_the_earliest_stop_string():
+    ids = TOKENIZER.encode(" one two three")
+    assert answer_text(TOKENIZER, ids, ["three", "two", "four"]) == "one"
+    assert answer_text(TOKENIZER, ids, [" one"]) == ""
+    assert answer_text(TOKENIZER, ids) == "one two three"
+
+
+def test_a_conversation_goes_on_after_a_stop_string():
+    """What was drawn stays drawn: the next turn reads on from the token that completed the string."""
+    model, memory, prompt = tiny_model(), Memory(), [40, 41, 42, 43]
+    whole = sample(model, TOKENIZER, [prompt], max_new_tokens=12)[0]
+    stop = [TOKENIZER.decode(whole.token_ids[3:5])]
+    (first,) = sample(model, TOKENIZER, [prompt], max_new_tokens=12, stop=stop, memory=memory)
+    following = [*prompt, *first.token_ids, 50, 51]
+    expected = ids_of(sample(model, TOKENIZER, [following], max_new_tokens=5))
+    seen = tokens_read(model)
+    assert ids_of(sample(model, TOKENIZER, [following], max_new_tokens=5, memory=memory)) == expected
+    assert seen[0] == 3 and len(first.token_ids) <= 5
+
+
+@pytest.mark.parametrize("stop", ["###", [""], [3], ["ok", None]])
+def test_stop_strings_that_are_none(stop):
+    with pytest.raises(ValueError, match=r"stop: expected a list of strings that are not empty, got .*give \[one\]"):
+        sample(tiny_model(), TOKENIZER, [[4]], stop=stop)
+
+
+# --- keys of rows
+
+
+def test_a_row_with_a_key_has_the_same_text_in_any_list():
+    """Three rows of eight, in another order and beside others: the same texts; by their places they would differ."""
+    model, prompts = tiny_model(stops=STOPS), random_prompts(8, prefix=5)
+    options = {"max_new_tokens": 16, "temperature": 1.0, "seed": 3}
+    keys = [100, 7, 7_000_000_000, 3, 4, 5, 6, 0]
+    texts = ids_of(sample(model, TOKENIZER, prompts, row_seeds=keys, **options))
+    places = [6, 2, 0]
+    some, others = [prompts[i] for i in places], random_prompts(2, seed=9)
+    again = sample(model, TOKENIZER, [*others, *some], row_seeds=[50, 51, *(keys[i] for i in places)], **options)
+    assert ids_of(again)[2:] == [texts[i] for i in places]
+    assert ids_of(sample(model, TOKENIZER, some, **options)) != [texts[i] for i in places]
+    assert ids_of(sample(model, TOKENIZER, prompts, row_seeds=range(8), **options)) == ids_of(
+        sample(model, TOKENIZER, prompts, **options)
+    )  # places are the keys by default
+
+
+@pytest.mark.parametrize("keys", [[1], [1, -1], [1, 0.5], [1, None]])
+def test_keys_that_are_none(keys):
+    with pytest.raises(ValueError, match="row_seeds: expected a whole number >= 0 for each of 2 rows, got"):
+        sample(tiny_model(), TOKENIZER, [[4], [5]], row_seeds=keys)
+
+
+def test_an_engine_in_the_models_place_is_given_the_rows():
+    """What is not an engine's business stays here; options are checked before it is asked."""
+    asked = []
+
+    def answer(prompts, **options):
+        asked.append((prompts, options))
+        return ["answered"] * len(prompts)
+
+    engine = SimpleNamespace(answer_prompts=answer)
+    assert sample(engine, TOKENIZER, [[4], [5, 6]], temperature=0.5, stop=["x"], memory=Memory()) == ["answered"] * 2
+    options = {"max_new_tokens": 64, "temperature": 0.5, "top_k": 50, "top_p": 1.0, "stop": ["x"], "seed": 0,
+               "row_seeds": [0, 1], "progress": ""}  # fmt: skip
+    assert asked == [([[4], [5, 6]], options)]
+    with pytest.raises(ValueError, match="prompt 0 is empty"):
+        sample(engine, TOKENIZER, [[]])
+
+
 def test_finished_rows_leave_the_batch(monkeypatch):
     model = tiny_model(stops=STOPS)
     monkeypatch.setattr("ftlib.generate.GROUP", 40)
@@ -454,6 +633,43 @@ def test_draws_of_fast_rollouts_hang_on_the_step_and_its_turn():
     whole = drawn([0, 1, 1, 2])
     assert drawn([1, 1, 2]) == whole[1:]
     assert len({str(one) for one in whole}) == 4
+
+
+def test_a_rollout_draws_the_same_whether_or_not_others_have_ended():
+    """Four rollouts of one prompt and one of another; in the second turn two of the four have ended, in the third one
+    more. What is left draws what it draws where all go on."""
+    policy = tiny_peft()
+    copy = MergedCopy(policy, tiny_model())
+
+    def turns(ended: list[set]) -> list[dict[int, list[int]]]:
+        prompts, alive, said = [[40, 41, 42]] * 4 + [[50, 51]], list(range(5)), []
+        with fast_rollouts(policy, copy, TOKENIZER, seed=4, step=lambda: 0):
+            for gone in ended:
+                alive = [i for i in alive if i not in gone]
+                asked = [prompts[i] for i in alive]
+                out = call_generate(policy, asked, max_new_tokens=4)[1]
+                wide = max(map(len, asked))
+                said.append({i: row[wide:] for i, row in zip(alive, out.tolist(), strict=True)})
+                prompts = [[*p, *said[-1].get(i, ()), 60, 61] for i, p in enumerate(prompts)]
+        return said
+
+    everybody, some = turns([set(), set(), set()]), turns([set(), {0, 2}, {4}])
+    assert some[0] == everybody[0]
+    assert some[1] == {i: everybody[1][i] for i in (1, 3, 4)}
+    assert some[2] == {i: everybody[2][i] for i in (1, 3)}
+    assert len({str(answer) for answer in everybody[1].values()}) == 5
+
+
+def test_conversations_know_their_rows_by_what_was_said():
+    """Rows 0 and 1 have one history, so they are taken in turn; a prompt of nobody gets a new key; then a new batch."""
+    rows = _Conversations()
+    assert rows.keys([[1], [1], [2]]) == [0, 1, 2]
+    rows.said([0, 1, 2], [[1], [1], [2]], [[7], [7], [8]])
+    second = [[1, 7, 9], [5], [1, 7, 6], [2, 8, 9]]
+    assert rows.keys(second) == [0, 3, 1, 2]
+    rows.said([0, 3, 1, 2], second, [[4]] * 4)
+    assert rows.keys([[2, 8, 9, 4, 4], [5, 4, 4]]) == [2, 3]
+    assert rows.keys([[1], [2]]) == [0, 1]
 
 
 def conversation(model, turns: int, *, memory: Memory | None) -> list[list[int]]:
