@@ -248,19 +248,31 @@ def kl_on_samples(policy, reference, prompts: list[list[int]], completions: list
 
 
 def token_logprobs(model, rows: list[tuple[list[int], list[int]]]):
-    """Log-probs of completion tokens, one 1-D tensor a row; right-padded, one forward pass."""
+    """Log-probs of completion tokens, one 1-D tensor a row; right-padded, one forward pass.
+
+    Only the positions that predict a completion's token (N in all) go through the head: with a vocabulary of 49,152 the
+    logits of all positions are most of the memory.
+    """
     import torch
 
     width = max(len(p) + len(c) for p, c in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
+    wanted = torch.zeros_like(ids, dtype=torch.bool)
     for i, (p, c) in enumerate(rows):
         ids[i, : len(p) + len(c)] = torch.tensor(p + c)
         mask[i, : len(p) + len(c)] = 1
-    logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+        wanted[i, len(p) - 1 : len(p) + len(c) - 1] = True
+    ids, mask, wanted = (x.to(model.device) for x in (ids, mask, wanted))
+    # Whatever the model does to its logits afterwards (a scale, a soft cap), it does to these.
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0][wanted], *given[1:]))
+    try:
+        logits = model(input_ids=ids, attention_mask=mask).logits  # (N, V), row after row
+    finally:
+        hook.remove()
     out = []
-    for i, (p, c) in enumerate(rows):
-        part = logits[i, len(p) - 1 : len(p) + len(c) - 1].float()  # (C, V): predicts the completion's tokens
+    for part, (_, c) in zip(logits.split([len(c) for _, c in rows]), rows, strict=True):
+        part = part.float()  # (C, V)
         picked = part.gather(1, torch.tensor(c, device=part.device)[:, None])[:, 0]
         out.append(picked - part.logsumexp(-1))
     return out

@@ -29,10 +29,15 @@ class Fixed:
     device = "cpu"
 
     def __init__(self, probs: list[float]):
-        self.logits = torch.tensor(probs).log()
+        self.head = torch.nn.Linear(1, 3)
+        self.head.bias.data = torch.tensor(probs).log()
+
+    def get_output_embeddings(self):
+        return self.head
 
     def __call__(self, input_ids, attention_mask):
-        return SimpleNamespace(logits=self.logits.expand(*input_ids.shape, 3) + 7.0)  # a shift changes nothing
+        hidden = torch.zeros(*input_ids.shape, 1)
+        return SimpleNamespace(logits=self.head(hidden) + 7.0)  # a shift changes nothing
 
 
 def test_kl_by_hand():
@@ -130,6 +135,33 @@ def test_token_logprobs_do_not_depend_on_padding():
         plain = next_logits(model, p + c).log_softmax(-1)
         by_hand = [plain[len(p) - 1 + i, token].item() for i, token in enumerate(c)]
         assert found.tolist() == pytest.approx(by_hand, abs=1e-4)
+
+
+@pytest.mark.parametrize("make", [tiny_model, tiny_peft])
+def test_token_logprobs_take_the_positions_of_completions_through_the_head(make):
+    """Eight of the 18 positions (three rows, padded to six) go through the head; the values are those of all logits,
+    of a model with an adapter as well, and its head is left as it was."""
+    model, rows = make(), [([40, 41, 42], [50, 51]), ([60], [61, 62, 63, 64, 65]), ([70, 71], [72])]
+    head, seen = model.get_output_embeddings(), []
+    watch = head.register_forward_hook(lambda module, given, out: seen.append(tuple(out.shape)))
+    found = ft.token_logprobs(model, rows)
+    assert seen == [(8, 100)]
+    ids = torch.tensor([p + c + [0] * (6 - len(p + c)) for p, c in rows])
+    mask = torch.tensor([[1] * len(p + c) + [0] * (6 - len(p + c)) for p, c in rows])
+    whole = model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
+    assert seen[1] == (3, 6, 100)
+    watch.remove()
+    for row, (p, c), values in zip(whole, rows, found, strict=True):
+        by_hand = [row[len(p) - 1 + i, token].item() for i, token in enumerate(c)]
+        assert values.tolist() == pytest.approx(by_hand, abs=1e-5)
+    assert not head._forward_pre_hooks
+
+
+def test_token_logprobs_leave_the_head_alone_after_an_error():
+    model = tiny_model()
+    with pytest.raises(IndexError):
+        ft.token_logprobs(model, [([40], [1000])])  # no such token
+    assert not model.get_output_embeddings()._forward_pre_hooks
 
 
 # --- checkpoints
