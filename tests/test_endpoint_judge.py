@@ -6,6 +6,8 @@ import time
 import pytest
 
 from ftlib import endpoint_judge as ej
+from ftlib import generate, models
+from ftlib.engines import model_server
 from ftlib.judges import Rubric, judge_pairs, rubric_score
 
 RUBRICS = [
@@ -133,6 +135,29 @@ def test_the_key_goes_to_the_server_and_is_read_when_asked(monkeypatch):
         with pytest.raises(ZeroDivisionError):
             judge(RUBRICS[0], "x", "y")
     assert sent == ["one", "none"]
+
+
+def test_a_real_server_is_asked_as_the_model_in_this_process_would_be():
+    """`transformers serve` with the embedded model, which is no good judge: its words are the same, and what is no
+    verdict is a tie."""
+    folder = models.resolve("embedded")
+    model, tokenizer = models.load_model("embedded", dtype="bf16"), models.load_tokenizer("embedded")
+    orders = [(RUBRICS[0], FITTING[0], FITTING[2]), (RUBRICS[0], FITTING[2], FITTING[0])]
+    chats = [
+        [{"role": "system", "content": ej.INSTRUCTIONS}, {"role": "user", "content": ej.question(*one)}]
+        for one in orders
+    ]
+    words = [generate.sample_chats(model, tokenizer, [chat], max_new_tokens=4)[0].text for chat in chats]
+    with model_server(folder, engine="transformers") as url:
+        judge = ej.EndpointJudge(url, folder, timeout_s=120, retries=0)
+        heard, ask = [], judge._ask
+        judge._ask = lambda *one: heard.append(ask(*one)) or heard[-1]
+        wins = judge_pairs(RUBRICS[:1], [FITTING[2]], [FITTING[0]], judge=judge)
+    assert [reply.strip() for reply in heard] == [said.strip() for said in words]
+    found = [ej.read_verdict(said) for said in words]
+    assert (judge.asked, judge.unreadable) == (2, found.count(None))
+    first, second = (0.5 if score is None else score for score in found)
+    assert wins.tolist() == [(first + 1 - second) / 2]
 
 
 def test_pleas_are_told_from_advice():
