@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks import check
-from benchmarks.cases import ROOT, VARIANTS, in_process, sampling, side_by_side, training
+from benchmarks.cases import ROOT, VARIANTS, in_process, sampling, side_by_side, training, turns
 from ftlib import gates
 from ftlib.files import read_json
 from ftlib.runs import runs_root
@@ -20,7 +20,12 @@ from ftlib.summary import is_smoke, load_summary
 
 MIXED = {"size": 256, "mixed": True, "batch": 64}
 SIZES = (1, 16, 64, 256)
-TRAINING = {"sft": {}, "dpo_nf4": {"kind": "dpo", "nf4": True}, "dpo": {"repeats": 1}, "grpo": {}}
+TRAINING = {
+    "sft": {}, "dpo_nf4": {"kind": "dpo", "nf4": True}, "dpo": {"repeats": 1}, "grpo": {},
+    "grpo_one_pass": {"kind": "grpo", "one_pass": True, "repeats": 1},
+}  # fmt: skip
+TURNS = {"cases": 32, "new_tokens": 32}  # rollouts of three turns
+NOISE = {"fp32": 1e-3, "bf16": 0.25, "fp16": 0.05}  # logits that are nearer than that are the same, by dtype
 GATE_ROWS = (1_000, 10_000, 100_000)
 NO_WORSE = 0.01  # nats: the most that ours may be above stock on held-out rows, where that is shown
 LARGER = {"0.5b": 12_000, "1.5b": 20_000, "8b": 60_000}  # random weights -> MB of GPU memory that they want
@@ -37,7 +42,7 @@ def measure() -> Iterator[dict]:
     ceilings = in_process("ceiling", "ours")
     rows, checks = [], []
     larger, device = ([_larger], {"device": torch.cuda.get_device_name()}) if torch.cuda.is_available() else ([], {})
-    for part in (_minutes, _sampling, _training, *larger, _library, _growth):
+    for part in (_minutes, _sampling, _turns, _training, *larger, _library, _growth):
         try:
             more_rows, more_checks = part()
         except RuntimeError as error:
@@ -54,9 +59,12 @@ def _failed(what: str, error: RuntimeError) -> tuple[list[dict], list[dict]]:
 
 
 def _with_shares(row: dict, ceilings: dict) -> dict:
-    """The row, and of each rate its share of the largest matrix product's."""
-    rates = {variant: row.get(f"{variant}_gflop_a_second") for variant in VARIANTS}
-    return row | {f"{v}_share_of_ceiling": rate / ceilings["gflop_a_second"] for v, rate in rates.items() if rate}
+    """The row, and of each rate its share of the limit: of the largest matrix product's; of weights read, a copy's."""
+    shares = {}
+    for unit, name in {"gflop_a_second": "share_of_ceiling", "gb_a_second": "share_of_copy"}.items():
+        rates = {variant: row.get(f"{variant}_{unit}") for variant in VARIANTS}
+        shares |= {f"{variant}_{name}": rate / ceilings[unit] for variant, rate in rates.items() if rate}
+    return row | shares
 
 
 def _ratio(found: dict[str, list[dict]], of) -> tuple[float, list[float]]:
@@ -95,7 +103,24 @@ def _sampling() -> tuple[list[dict], list[dict]]:
     for size in SIZES:
         found = side_by_side("sampling", repeats=1, drawn=False, size=size, mixed=False, batch=size)
         name = f"sampling_{size}_short_greedy"
-        rows.append(_row(name, found, "tokens", rate, stock=sampling.STOCK) | _products(found))
+        rows.append(_row(name, found, "tokens", rate, stock=sampling.STOCK) | _products(found) | _reads(found))
+    return rows, checks
+
+
+def _turns() -> tuple[list[dict], list[dict]]:
+    """Rollouts of three turns: states kept from turn to turn, against `model.generate` and against our own loop that
+    reads each history again. The same actions and as many tokens in all three."""
+    rate = lambda result: result["tokens"] / result["seconds"]
+    rows, checks = [], []
+    for name, stock in {"rollouts_three_turns": turns.STOCK, "rollouts_three_turns_kept": turns.ANEW}.items():
+        found = side_by_side("turns", repeats=1, anew=stock is turns.ANEW, **TURNS)
+        rows.append(_row(name, found, "tokens", rate, stock=stock) | _products(found))
+        value, spread = _ratio(found, rate)
+        checks.append(check(f"{name}_vs_stock", value, ">=", 1.0, n=len(found["ours"]), spread=spread))
+        one, two = (found[variant][0]["ids"] for variant in VARIANTS)
+        checks.append(_same_answers(f"{name}_largest_logit_gap", found, turns.gaps(one, two) if one != two else []))
+        apart = found["ours"][0]["tokens"] - found["stock"][0]["tokens"]
+        checks.append(check(f"{name}_tokens_more_than_stock", apart, "==", 0, n=len(one), spread=[apart, apart]))
     return rows, checks
 
 
@@ -162,35 +187,53 @@ def _products(found: dict[str, list[dict]], *, body: str = "passed_tokens", head
     return {f"{v}_gflop_a_second": statistics.median(work(r) / r["seconds"] for r in found[v]) for v in found}
 
 
+def _reads(found: dict[str, list[dict]]) -> dict[str, float]:
+    """GB/s of weights that were read, once a pass: the limit where few rows share a pass. Nothing where not known."""
+    known = {v: results for v, results in found.items() if results[0].get("weights_read_gb")}
+    return {
+        f"{v}_gb_a_second": statistics.median(r["weights_read_gb"] / r["seconds"] for r in results)
+        for v, results in known.items()
+    }
+
+
 def _same_texts(found: dict[str, list[dict]]) -> list[dict]:
     """Greedy answers of both: where they differ, the two logits must be nearer than the dtype's noise."""
     one, two = found["stock"][0]["ids"], found["ours"][0]["ids"]
-    noise = {"fp32": 1e-3, "bf16": 0.25, "fp16": 0.05}[found["ours"][0]["dtype"]]
     gaps = sampling.gaps(one, two, size=MIXED["size"], mixed=True) if one != two else []
-    same = sum(a == b for a, b in zip(one, two, strict=True))
-    print(f"  greedy texts: {same} of {len(one)} the same; gaps {[round(gap, 4) for gap in gaps]}", file=sys.stderr)
-    largest = max(gaps, default=0.0)
-    return [check("greedy_largest_logit_gap", largest, "<=", noise, n=len(one), spread=[min(gaps, default=0), largest])]
+    return [_same_answers("greedy_largest_logit_gap", found, gaps)]
+
+
+def _same_answers(id: str, found: dict[str, list[dict]], gaps: list[float]) -> dict:
+    """Is the largest gap between two logits, where answers differ, below the noise of the dtype?"""
+    one, two = found["stock"][0]["ids"], found["ours"][0]["ids"]
+    same, largest = sum(a == b for a, b in zip(one, two, strict=True)), max(gaps, default=0.0)
+    print(f"  {id}: {same} of {len(one)} the same; gaps {[round(gap, 4) for gap in gaps]}", file=sys.stderr)
+    noise, spread = NOISE[found["ours"][0]["dtype"]], [min(gaps, default=0.0), largest]
+    return check(id, largest, "<=", noise, n=len(one), spread=spread)
 
 
 def _training() -> tuple[list[dict], list[dict]]:
     rate = lambda result: result["units"] / result["seconds"]
-    unit = {"sft": "tokens", "dpo": "pairs", "dpo_nf4": "pairs", "grpo": "steps"}
+    unit = {"sft": "tokens", "dpo": "pairs", "grpo": "steps"}
     rows, checks = [], []
     for name, options in TRAINING.items():
         options = {"kind": name} | options
         found = side_by_side("training", **options)
-        row = _row(name, found, unit[name], rate, stock=training.STOCK[options["kind"]])
+        kind, one_pass = options["kind"], options.get("one_pass")
+        row = _row(name, found, unit[kind], rate, stock=training.STOCK[f"{kind}_one_pass" if one_pass else kind])
         row |= {f"{variant}_losses": results[0]["losses"] for variant, results in found.items()}
         rows.append(row | _products(found, body="body", head="head"))
         value, spread = _ratio(found, rate)
         checks.append(check(f"{name}_vs_stock", value, ">=", 2.0, n=len(found["ours"]), spread=spread))
         if found["ours"][0]["held_out"]:
             checks.append(_as_much_learned(name, *(found[variant][0]["held_out"] for variant in VARIANTS)))
-        if name == "grpo":
+        if kind == "grpo":
             of = "peak_gpu_mb" if "ours_peak_gpu_mb" in row else "peak_mb"
             share = row[f"ours_{of}"] / row[f"stock_{of}"]
-            checks.append(check("grpo_peak_memory_vs_stock", share, "<=", 1 / 3, n=2, spread=[share, share]))
+            n = len(found["ours"])
+            checks.append(check(f"{name}_peak_memory_vs_stock", share, "<=", 1 / 3, n=n, spread=[share, share]))
+        if one_pass:  # ours is the same as beside the eight rollouts, and was compared with the reference there
+            continue
         options.pop("repeats", None)
         reference = in_process("training", "reference", **options)
         checks += _same_course(name, found["ours"][0], reference)

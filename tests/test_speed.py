@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import check, speed
-from benchmarks.cases import in_process, mflop_a_token, sampling, training
+from benchmarks.cases import in_process, mflop_a_token, sampling, training, turns
 
 
 def results(*pairs: tuple[float, float], **more) -> list[dict]:
@@ -57,6 +57,39 @@ def test_products_count_what_went_through_the_model():
     assert speed._with_shares({"what": "growth"}, {"gflop_a_second": 410.0}) == {"what": "growth"}
 
 
+def test_a_rate_of_weights_read_is_a_share_of_a_copy():
+    """Forty passes over half a GB in ten seconds: 2 GB/s, a quarter of 8; what a GPU's passes read is not known."""
+    row = speed._reads({"stock": [{"weights_read_gb": None}], "ours": [{"weights_read_gb": 20.0, "seconds": 10.0}]})
+    assert row == {"ours_gb_a_second": 2.0}
+    found = speed._with_shares(row | {"stock_gflop_a_second": 5.0}, {"gflop_a_second": 50.0, "gb_a_second": 8.0})
+    assert found == row | {
+        "stock_gflop_a_second": 5.0, "ours_share_of_copy": 0.25, "stock_share_of_ceiling": 0.1
+    }  # fmt: skip
+
+
+def test_a_pass_reads_all_weights_but_a_table_of_input_vectors():
+    """Two products of 3 x 4 numbers of four bytes; beside a head of its own the table does not count."""
+    import torch
+
+    embedding, head = torch.nn.Embedding(4, 3), torch.nn.Linear(3, 4, bias=False)
+
+    class Model(torch.nn.Module):
+        def __init__(self, tied):
+            super().__init__()
+            self.table, self.head = embedding, torch.nn.Linear(3, 4, bias=False) if not tied else head
+            self.body = torch.nn.Linear(3, 4, bias=False)
+            if tied:
+                self.head.weight = embedding.weight
+
+        def get_input_embeddings(self):
+            return self.table
+
+        def get_output_embeddings(self):
+            return self.head
+
+    assert sampling._gb(Model(tied=False)) == sampling._gb(Model(tied=True)) == pytest.approx(2 * 12 * 4 / 1e9)
+
+
 def test_a_training_is_measured_by_what_it_must_compute():
     """1,000 tokens through the layers, 100 through the head, in two seconds, as above."""
     found = {"stock": [{"body": 1000, "head": 100, "seconds": 2.0} | A_TOKEN]}
@@ -84,7 +117,7 @@ def test_a_part_that_fails_is_said_and_the_next_one_is_measured(monkeypatch):
         raise RuntimeError("CUDA out of memory")
 
     full.__name__ = "_sampling"
-    for part in ("_training", "_library", "_growth"):
+    for part in ("_turns", "_training", "_library", "_growth"):
         monkeypatch.setattr(speed, part, lambda: ([], []))
     monkeypatch.setattr(speed, "_sampling", full)
     monkeypatch.setattr(speed, "_minutes", lambda: ([{"what": "notebook"}], []))
@@ -201,6 +234,104 @@ def test_a_case_in_a_process_of_its_own():
 def test_a_case_that_fails_says_why():
     with pytest.raises(RuntimeError, match=r"benchmark case sampling, ours, .*KeyError|TypeError"):
         in_process("sampling", "ours", size=1, mixed=True, drawn=False, batch=1, colour="red")
+
+
+def test_grpo_is_measured_beside_trls_batch_of_eight_and_beside_one_pass(monkeypatch):
+    """Two rows: the arm with TRL's default is the one that is compared with the reference; memory is checked in both.
+    9 GB and 12 GB beside 4 GB: shares of .44 and .33."""
+    asked = []
+
+    def side_by_side(case, *, repeats=2, **options):
+        one_pass = options.get("one_pass")
+        asked.append((options["kind"], one_pass, repeats))
+        common = {
+            "units": 2,
+            "dtype": "fp32",
+            "losses": [1.0],
+            "grad_norms": [1.0],
+            "held_out": [],
+            "body": 1,
+            "head": 1,
+        }
+        timed = lambda seconds, mb: [common | A_TOKEN | {"seconds": seconds, "peak_rss_mb": mb}] * repeats
+        return {"stock": timed(12.0 if one_pass else 9.0, 12_000 if one_pass else 9_000), "ours": timed(3.0, 4_000)}
+
+    def reference(case, variant, **options):
+        assert variant == "reference" and "one_pass" not in options
+        return {"losses": [1.0], "grad_norms": [1.0]}
+
+    monkeypatch.setattr(speed, "side_by_side", side_by_side)
+    monkeypatch.setattr(speed, "in_process", reference)
+    monkeypatch.setattr(speed, "TRAINING", {name: o for name, o in speed.TRAINING.items() if name.startswith("grpo")})
+    rows, checks = speed._training()
+    assert asked == [("grpo", None, 2), ("grpo", True, 1)]
+    assert [(row["what"], row["ratio"]) for row in rows] == [("grpo", 3.0), ("grpo_one_pass", 4.0)]
+    assert "8 rollouts a pass" in rows[0]["stock"] and "32 rollouts in one pass" in rows[1]["stock"]
+    by_id = {row["id"]: row for row in checks}
+    assert by_id["grpo_peak_memory_vs_stock"]["value"] == pytest.approx(4 / 9) and by_id["grpo_losses_vs_fp32"]["holds"]
+    assert by_id["grpo_one_pass_peak_memory_vs_stock"]["value"] == pytest.approx(1 / 3)
+    assert not by_id["grpo_peak_memory_vs_stock"]["holds"] and by_id["grpo_one_pass_peak_memory_vs_stock"]["holds"]
+
+
+@pytest.mark.parametrize("variant, one_pass, expected", [
+    ("stock", False, (8, 4)), ("stock", True, (32, 1)), ("ours", False, (16, 2)), ("reference", False, (8, 4)),
+])  # fmt: skip
+def test_grpo_takes_so_many_rollouts_a_pass(variant, one_pass, expected, monkeypatch, tmp_path):
+    """Stock is TRL's default of eight, so four passes are accumulated to a step of 32."""
+    import trl
+
+    made = []
+
+    class Trainer:
+        def __init__(self, *, args, **_):
+            made.append((args.per_device_train_batch_size, args.gradient_accumulation_steps))
+
+    monkeypatch.setattr(trl, "GRPOTrainer", Trainer)
+    profile = SimpleNamespace(use_cpu=True)
+    training._grpo(None, variant, training._common(variant, profile, "fp32", 17, tmp_path), 17, one_pass=one_pass)
+    assert made == [expected]
+    assert trl.GRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False).per_device_train_batch_size == 8
+
+
+def test_rollouts_of_three_turns_write_the_same_whatever_is_kept():
+    """Four cases, three tokens a turn: `model.generate`, our loop anew, and with what was read kept. Same actions (the
+    tools' results), as many tokens, the same ones but for rounding; only the last one reads what is new alone."""
+    options = {"cases": 4, "new_tokens": 3}
+    stock, anew, ours = (
+        turns.run(variant, anew=anew, **options)
+        for variant, anew in (("stock", False), ("stock", True), ("ours", False))
+    )
+    for other in (stock, anew):
+        assert [list(map(len, row)) for row in other["ids"]] == [[3, 3, 3]] * 4 and other["tokens"] == 36
+        assert max(turns.gaps(other["ids"], ours["ids"]), default=0.0) < 0.25
+    assert ours["tokens"] == 36 and ours["passed_tokens"] < 0.7 * anew["passed_tokens"] < 0.7 * stock["passed_tokens"]
+    prompts, results = turns.given(4, seed=17)
+    assert [len(of) for of in results] == [2] * 4 and all(len(result) > 3 for of in results for result in of)
+    changed = [
+        [row[0], [*row[1][:2], row[1][2] + 1], row[2]] for row in ours["ids"]
+    ]  # another token in the second turn
+    assert len(turns.gaps(ours["ids"], changed)) == 4 and min(turns.gaps(ours["ids"], changed)) > 0
+
+
+def test_the_table_holds_rollouts_of_several_turns(monkeypatch):
+    """Twice as fast as generate, 1.5 times as reading again; one row of two differs by a gap that is no rounding."""
+    asked = []
+
+    def side_by_side(case, *, repeats, anew, **options):
+        asked.append((case, anew, options))
+        result = {"tokens": 12, "dtype": "fp32", "passed_tokens": 30, "peak_rss_mb": 1} | A_TOKEN
+        stock = result | {"seconds": 3.0 if anew else 4.0, "ids": [[[1], [2]], [[3], [4 if anew else 5]]]}
+        return {"stock": [stock], "ours": [result | {"seconds": 2.0, "ids": [[[1], [2]], [[3], [4]]]}]}
+
+    monkeypatch.setattr(speed, "side_by_side", side_by_side)
+    monkeypatch.setattr(turns, "gaps", lambda one, two: [0.5])
+    rows, checks = speed._turns()
+    assert asked == [("turns", anew, speed.TURNS) for anew in (False, True)]
+    assert [row["ratio"] for row in rows] == [2.0, 1.5] and rows[1]["stock"] == turns.ANEW
+    assert [(c["id"].removeprefix("rollouts_three_turns_"), c["value"], c["holds"]) for c in checks] == [
+        ("vs_stock", 2.0, True), ("largest_logit_gap", 0.5, False), ("tokens_more_than_stock", 0, True),
+        ("kept_vs_stock", 1.5, True), ("kept_largest_logit_gap", 0.0, True), ("kept_tokens_more_than_stock", 0, True),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind, nf4", [("sft", False), ("dpo", True), ("grpo", False)])

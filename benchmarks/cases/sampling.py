@@ -52,7 +52,7 @@ def run(
     model = load(weights, dtype=profile.dtype, device=profile.device).eval()
     tokenizer = models.load_tokenizer("embedded")
     prompts = generate.chat_ids(tokenizer, chats(size, mixed=mixed, seed=seed))
-    work = {"stock": _stock, "ours": _ours}[variant]
+    work = {"stock": stock_answers, "ours": _ours}[variant]
     options = {"drawn": drawn, "batch": batch, "seed": seed}
     work(model, tokenizer, prompts[:2], new_tokens=2, **options)  # first calls pay for what is made once
     passed = []  # tokens of each forward pass, padding too
@@ -67,10 +67,20 @@ def run(
         # A recorded step of a GPU is not seen by the hook: there, what must be read and written counts, for both.
         "passed_tokens": sum(passed) if profile.use_cpu else sum(map(len, prompts)) + sum(map(len, ids)),
         "prompts": len(prompts),
+        # Each pass reads all weights once; the recorded steps of a GPU are not seen, so there it is not known.
+        "weights_read_gb": len(passed) * _gb(model) if profile.use_cpu else None,
         "dtype": profile.dtype,
         "ids": [] if drawn else ids,
         **mflop_a_token(model.config),
     } | gpu_peak_mb()
+
+
+def _gb(model) -> float:
+    """Of the weights, those that a pass reads: the table of input vectors is read at a few rows only."""
+    table = model.get_input_embeddings().weight
+    tied = model.get_output_embeddings().weight is table
+    weights = (weight for weight in model.parameters() if tied or weight is not table)
+    return sum(weight.numel() * weight.element_size() for weight in weights) / 1e9
 
 
 def _ours(model, tokenizer, prompts, *, new_tokens: int, drawn: bool, seed: int, batch: int):
@@ -80,7 +90,8 @@ def _ours(model, tokenizer, prompts, *, new_tokens: int, drawn: bool, seed: int,
     return [sample.token_ids for sample in found]
 
 
-def _stock(model, tokenizer, prompts, *, new_tokens: int, drawn: bool, seed: int, batch: int):
+def stock_answers(model, tokenizer, prompts, *, new_tokens: int, drawn: bool, seed: int, batch: int):
+    """Token ids that `model.generate` writes for each prompt, up to and with its stop token."""
     stops = generate.stop_ids(model, tokenizer)
     draw = {"do_sample": True, "temperature": 1.0, "top_k": 50} if drawn else {"do_sample": False}
     ids = []
@@ -100,11 +111,15 @@ def gaps(ids: list[list[int]], other: list[list[int]], *, size: int, mixed: bool
     The logits come from a plain fp32 pass over the prompt and what both wrote before it: below the rounding noise of
     the dtype, either token is the greedy one.
     """
+    prompts = generate.chat_ids(models.load_tokenizer("embedded"), chats(size, mixed=mixed, seed=seed))
+    return gaps_after(prompts, ids, other)
+
+
+def gaps_after(prompts: list[list[int]], ids: list[list[int]], other: list[list[int]]) -> list[float]:
+    """As `gaps`, of given prompts."""
     import torch
 
-    model, tokenizer = models.load_model("embedded", dtype="fp32").eval(), models.load_tokenizer("embedded")
-    prompts = generate.chat_ids(tokenizer, chats(size, mixed=mixed, seed=seed))
-    found = []
+    model, found = models.load_model("embedded", dtype="fp32").eval(), []
     for prompt, one, two in zip(prompts, ids, other, strict=True):
         if one == two:
             continue

@@ -20,16 +20,19 @@ from ftlib.records import RedTeamPrompt, SftRow, assistant_chat, data_path, load
 STEPS = 20  # of SFT; the losses that are compared
 PAIRS, EPOCHS = 32, 3  # of DPO
 CASES, ROLLOUTS, GRPO_STEPS = 4, 8, 2  # of GRPO: prompts a step, rollouts of each, steps
+STOCK_ROWS = 8  # rollouts a pass of stock GRPO: TRL's default; four passes are accumulated to a step
 HELD_OUT = 40  # rows or pairs that no step sees
 STOCK = {
     "sft": "TRL's SFTTrainer: activation checkpointing, sdpa attention, rows in random order, padded; batches of 8",
     "dpo": "TRL's DPOTrainer: activation checkpointing, sdpa attention, the reference in every step; batches of 8",
-    "grpo": "TRL's GRPOTrainer: activation checkpointing, sdpa attention, a step's 32 rollouts in one pass",
+    "grpo": "TRL's GRPOTrainer: activation checkpointing, sdpa attention, 8 rollouts a pass, 4 passes a step",
+    "grpo_one_pass": "TRL's GRPOTrainer: activation checkpointing, sdpa attention, a step's 32 rollouts in one pass",
 }
 
 
 def run(
-    variant: str, *, kind: str, nf4: bool = False, seed: int = 17, weights: str = "", folder: str = ""
+    variant: str, *, kind: str, nf4: bool = False, seed: int = 17, weights: str = "", folder: str = "",
+    one_pass: bool = False,
 ) -> dict:  # fmt: skip
     """Train; seconds of `trainer.train()` and of what it needs beforehand, the losses, the gradient norms.
 
@@ -41,6 +44,7 @@ def run(
         kind: sft, dpo or grpo.
         weights: a size of random weights (`cases.RANDOM`); empty: the embedded model.
         folder: where these weights are kept for the next case, if they are to be NF4.
+        one_pass: stock GRPO takes all rollouts of a step at a time instead of TRL's 8.
     """
     profile = resolve("auto")
     dtype = "fp32" if variant == "reference" else profile.dtype
@@ -49,7 +53,8 @@ def run(
     with TemporaryDirectory() as work:
         make = {"sft": _sft, "dpo": _dpo, "grpo": _grpo}[kind]
         model = load(weights, dtype=dtype, device=profile.device, nf4=nf4, folder=folder)
-        trainer, units, needed = make(model, variant, _common(variant, profile, dtype, seed, Path(work)), seed)
+        more = {"one_pass": one_pass} if kind == "grpo" else {}
+        trainer, units, needed = make(model, variant, _common(variant, profile, dtype, seed, Path(work)), seed, **more)
         ft.quiet(trainer)
         if variant != "stock" or dtype == "fp32":  # without bf16 in the CPU, bf16 adapters would slow stock to a crawl
             _fp32_adapter(trainer.model)
@@ -184,17 +189,17 @@ def _logprobs(model, chats: list[list[dict]]) -> list:
         return [x for start in range(0, len(rows), 4) for x in ft.token_logprobs(model, rows[start : start + 4])]
 
 
-def _grpo(model, variant: str, common: dict, seed: int):
+def _grpo(model, variant: str, common: dict, seed: int, *, one_pass: bool):
     """Two steps of four cases with eight given rollouts each, three turns a rollout; units: steps.
 
-    Stock takes a step's rollouts in one pass, ours four at a time, on a GPU sixteen. The rollouts come through TRL's
-    `rollout_func`.
+    Stock takes TRL's eight rollouts at a time, or all of a step; ours sixteen, as notebook 06 does on a CPU. The
+    rollouts come through TRL's `rollout_func`.
     """
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     n = CASES * ROLLOUTS
-    micro = n if variant == "stock" else ROLLOUTS // 2 if common["use_cpu"] else 2 * ROLLOUTS
+    micro = min(n, 2 * ROLLOUTS if variant == "ours" else n if one_pass else STOCK_ROWS)
     tokenizer = models.load_tokenizer("embedded")
     cases = desk.make_cases(CASES * GRPO_STEPS, seed=seed)
     given = _Rollouts(tokenizer, desk.old_log(desk.make_cases(n, seed=seed + 1), new_share=0.5, seed=seed))
