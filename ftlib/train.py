@@ -484,6 +484,7 @@ def fingerprint(config) -> dict:
         "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
         "lr_scheduler_type", "warmup_steps", "seed", "data_seed", "beta", "loss_type", "max_length", "bf16", "fp16",
         "loss_weights", "reward_weights", "num_generations", "temperature", "top_k", "max_completion_length",
+        "use_vllm",
     )  # fmt: skip
     return {name: str(getattr(config, name)) for name in kept if hasattr(config, name)}
 

@@ -241,7 +241,7 @@ def test_the_fingerprint_holds_what_decides_the_training_and_no_paths(tmp_path):
     for change in ({"learning_rate": 0.5}, {"beta": 0.7}, {"seed": 3}, {"loss_weights": [0.5], "loss_type": ["ipo"]}):
         assert ft.fingerprint(DPOConfig(output_dir=str(tmp_path), **fixed, **change)) != ft.fingerprint(one)
     grpo = GRPOConfig(output_dir=str(tmp_path), **fixed)
-    for change in ({"reward_weights": [1.0, 0.5]}, {"num_generations": 4}, {"temperature": 0.5}):
+    for change in ({"reward_weights": [1.0, 0.5]}, {"num_generations": 4}, {"temperature": 0.5}, {"use_vllm": True}):
         assert ft.fingerprint(GRPOConfig(output_dir=str(tmp_path), **fixed, **change)) != ft.fingerprint(grpo)
 
 
