@@ -141,18 +141,22 @@ class OneModel:
     """
 
     def __init__(self, model_id: str, *, dtype: str, device: str):
-        self._model_id, self._dtype, self._device = model_id, dtype, device
+        self._model_id, self.dtype, self._device = model_id, dtype, device
         self._key: tuple | None = None
         self._held: tuple | None = None
 
     def of(self, source: Source) -> tuple:
         """(model, tokenizer) of a source; loaded only when the last call was for another model."""
-        key = (str(source.model or self._model_id), source.adapters)
+        key = self.parts(source)
         if key != self._key:
             self.close()
-            model = models.load_merged(key[0], list(source.adapters), dtype=self._dtype, device=self._device)
+            model = models.load_merged(key[0], list(source.adapters), dtype=self.dtype, device=self._device)
             self._held, self._key = (model, models.load_tokenizer(key[0])), key
         return self._held
+
+    def parts(self, source: Source) -> tuple[str, ...]:
+        """What a source's model is made of: a folder or a name, then the folders of its adapters."""
+        return (str(source.model or self._model_id), *map(str, source.adapters))
 
     def close(self) -> None:
         """Let go of the model."""
