@@ -252,7 +252,8 @@ def _as_it_counts(state: Mapping, stale: str) -> Mapping:
 
 def _gate_risk(state: Mapping, expires: str) -> Risk:
     gate, verdict, waivers = state["id"], state["verdict"], state.get("waivers", {})
-    elsewhere = "; ".join(f"waived for {by}, not for a promotion: {why}" for by, why in waivers.items() if by != GOVERN)
+    given = {why: [by for by, reason in waivers.items() if reason == why and by != GOVERN] for why in waivers.values()}
+    elsewhere = "; ".join(f"waived for {', '.join(by)}, not for a promotion: {why}" for why, by in given.items() if by)
     kind = "data" if gate.split(".")[0] in _DATA else "process" if _in(gate, _PROCESS) else "model"
     # A recorded approval is graded in the middle, as what was not measured is; it blocks a promotion all the same.
     unread = gate == approval.GATE and verdict == "ABSTAIN"
