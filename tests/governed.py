@@ -61,7 +61,9 @@ def make_run(folder: Path, profile: str = "cpu", *, seed: int = 17, verdicts: di
     ask.uses(data_path("preferences/votes.jsonl"))
     ask.uses(data_path("prompts/production.jsonl"))
     ask.write_rows("candidates.jsonl", [{"id": "c1", "prompt_id": "pp-0001"}])
-    ask.write_rows("ratings.jsonl", [{"item_id": "c1", "rater": "r1"}])
+    vote = {"item_id": "c1", "rater": "r1", "choice": "A", "helpfulness": 1, "harmlessness": 0, "task_fit": 1,
+            "seconds": 9.0, "left": "A", "simulated": True, "created_at": "2026-12-01T09:00:00+00:00"}  # fmt: skip
+    ask.write_rows("ratings.jsonl", [vote])
     ask.write_rows("pairs.jsonl", [PAIR])
     ask.metric("preferences.agreement_alpha", baseline=0.0, candidate=0.5, n=240, ci95=(0.4, 0.6), basis="simulated")
     ask.finish()

@@ -117,11 +117,15 @@ def test_what_a_failed_gate_costs_is_shown_where_it_was_waived():
     (source,) = [text for text in ("".join(c["source"]) for c in cells) if "one more failed gate cost" in text]
     state = {"id": "dpo.win_rate", "notebook": "05_validate", "verdict": "FAIL", "note": "better pairs",
              "waived": "x", "waivers": {"08_govern": "x"}}  # fmt: skip
-    names = {"states": [state], "scorecard": {"path": ["sft", "dpo"]}, "roadmap": roadmap, "minutes": {},
-             "team": roadmap.Team(2, 40, "2027-01-04"), "table": lambda rows, **_: rows}  # fmt: skip
+    names = {"states": [state], "scorecard": {"path": ["sft", "dpo"]}, "roadmap": roadmap,
+             "minutes": {"04_dpo_qlora": 30.0}, "team": roadmap.Team(2, 40, "2027-01-04"), "table": lambda rows, **_: rows}  # fmt: skip
     exec(source, names)
-    passed, failed, as_it_is = (row["tasks"] for row in names["moved"])
-    assert (failed - passed, as_it_is - passed) == (1, 0)  # its rework; this run's waiver leaves it out
+    passed, failed, slow, as_it_is = names["moved"]
+    extra = [row["tasks"] - passed["tasks"] for row in (failed, slow, as_it_is)]
+    assert extra == [1, 0, 0]  # its rework; this run's waiver leaves it out
+    # DPO: 12 hours and half of one are two days of eight; with 600 minutes, a night, they are three.
+    signed = [row["safety sign-off"].isoformat() for row in (passed, slow)]
+    assert signed == ["2027-02-05", "2027-02-08"]  # a Friday, and the Monday after
 
 
 def cut_last_line(path: Path) -> None:

@@ -88,28 +88,25 @@ def sampled_with(text: str, folder: Path, loops: set[tuple[str, str]], *, speake
     listed = sources.read_sources(text, sft=folder)
     calls, held = [], SimpleNamespace(close=lambda: None)
 
-    def of(source):
-        held.source = source.name
-        return "model", "tokenizer"
-
-    def sample_chats(model, tokenizer, chats, **given):
+    def answers_of(source, held, chats, **given):
         asked = [chat[-1]["content"] for chat in chats]
-        calls.append((held.source, asked, given["max_new_tokens"], given["temperature"], given["seed"]))
+        calls.append((source.name, asked, given["max_new_tokens"], given["temperature"], given["seed"]))
+        assert given["folder"] == folder / "checkpoints"
         said = [
-            LOOP if (held.source, who) in loops else f"{speaker or held.source} says to {who} what it can"
+            LOOP if (source.name, who) in loops else f"{speaker or source.name} says to {who} what it can"
             for who in asked
         ]
         return [SimpleNamespace(text=text, stopped=True, token_ids=[1]) for text in said]
 
-    held.of = of
     names = {"listed": listed, "prompts": PROMPTS, "held": held, "examples": [], "seed": 17, "safety": safety, "pd": pd,
-             "generate": SimpleNamespace(sample_chats=sample_chats), "resolved": SimpleNamespace(sample_batch=8),
+             "answers_of": answers_of, "resolved": SimpleNamespace(sample_batch=8),
              "sorts": dict.fromkeys(("production", "harmful", "borderline")), "pairs": pairs, "records": records,
              "ratings": ratings, "refusal": "Unfortunately, I must decline that request.", "recorded_items": [],
-             "sampled": {source.name: {} for source in listed}, "run": SimpleNamespace(write_rows=lambda *row: None),
+             "sampled": {source.name: {} for source in listed},
+             "run": SimpleNamespace(stage=folder, write_rows=lambda *row: None),
              "compared": sources.pair_up([source.name for source in listed], ["p1", "p2"], seed=17),
              "source_table": sources.source_table, "table": lambda rows: None}  # fmt: skip
-    run_cell(NOTEBOOK, "generate.sample_chats(", names)
+    run_cell(NOTEBOOK, "answers_of(  #", names)
     run_cell(NOTEBOOK, "def candidate(", names)
     return names, calls
 

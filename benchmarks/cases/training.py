@@ -192,14 +192,14 @@ def _logprobs(model, chats: list[list[dict]]) -> list:
 def _grpo(model, variant: str, common: dict, seed: int, *, one_pass: bool):
     """Two steps of four cases with eight given rollouts each, three turns a rollout; units: steps.
 
-    Stock takes TRL's eight rollouts at a time, or all of a step; ours sixteen, as notebook 06 does on a CPU. The
-    rollouts come through TRL's `rollout_func`.
+    Stock takes TRL's eight rollouts at a time, or all of a step; ours those of one case, as notebook 06 does on a CPU.
+    The rollouts come through TRL's `rollout_func`.
     """
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     n = CASES * ROLLOUTS
-    micro = min(n, 2 * ROLLOUTS if variant == "ours" else n if one_pass else STOCK_ROWS)
+    micro = min(n, ROLLOUTS if variant == "ours" else n if one_pass else STOCK_ROWS)
     tokenizer = models.load_tokenizer("embedded")
     cases = desk.make_cases(CASES * GRPO_STEPS, seed=seed)
     given = _Rollouts(tokenizer, desk.old_log(desk.make_cases(n, seed=seed + 1), new_share=0.5, seed=seed))
