@@ -118,7 +118,8 @@ def test_what_a_failed_gate_costs_is_shown_where_it_was_waived():
     state = {"id": "dpo.win_rate", "notebook": "05_validate", "verdict": "FAIL", "note": "better pairs",
              "waived": "x", "waivers": {"08_govern": "x"}}  # fmt: skip
     names = {"states": [state], "scorecard": {"path": ["sft", "dpo"]}, "roadmap": roadmap,
-             "minutes": {"04_dpo_qlora": 30.0}, "team": roadmap.Team(2, 40, "2027-01-04"), "table": lambda rows, **_: rows}  # fmt: skip
+             "minutes": {"04_dpo_qlora": 30.0}, "team": roadmap.Team(2, 40, "2027-01-04"),
+             "table": lambda rows, **_: rows}  # fmt: skip
     exec(source, names)
     passed, failed, slow, as_it_is = names["moved"]
     extra = [row["tasks"] - passed["tasks"] for row in (failed, slow, as_it_is)]
