@@ -12,6 +12,7 @@ Left out on purpose: models of single raters (`truth`), weighted kappas (alpha c
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -32,6 +33,18 @@ def basis(ratings: Iterable[Rating]) -> str:
     """What a number rests on: "simulated raters", "human raters", "human and simulated raters" or "no raters"."""
     kinds = {"simulated" if rating.simulated else "human" for rating in ratings}
     return f"{' and '.join(sorted(kinds)) or 'no'} raters"
+
+
+def strict_majority(choices: Iterable[str]) -> str:
+    """What more than half of the choices are; "" where none is that frequent.
+
+    Example:
+        >>> strict_majority(["A", "A", "tie"]), strict_majority(["A", "tie"])
+        ('A', '')
+    """
+    counts = Counter(choices)
+    choice, most = counts.most_common(1)[0] if counts else ("", 0)
+    return choice if 2 * most > counts.total() else ""
 
 
 def people_first(ratings: Iterable[Rating]) -> list[Rating]:

@@ -469,7 +469,7 @@ def rollouts(
     Returns:
         The trajectory and the chat of each case.
     """
-    from ftlib.generate import Memory, chat_ids, sample
+    from ftlib.generate import Memory, chat_ids, sample, turn_options
 
     schemas = tools(make)
     desks = [make() for _ in cases]
@@ -478,13 +478,11 @@ def rollouts(
         desk.reset(asdict(case))
         chats.append(desk._opening())
     options = {"max_new_tokens": 64, "memory": Memory(), **options}
-    seed, keys = options.pop("seed", 0), options.pop("row_seeds", None) or range(len(cases))
     alive = list(range(len(cases)))
     written: list[list] = [[] for _ in cases]
     for turn in range(max_turns):
         prompts = chat_ids(tokenizer, [chats[i] for i in alive], tools=schemas)
-        given = {**options, "seed": seed + turn, "row_seeds": [keys[i] for i in alive]}
-        answers = sample(model, tokenizer, prompts, **given)
+        answers = sample(model, tokenizer, prompts, **turn_options(options, turn, alive))
         still = []
         for i, prompt, answer in zip(alive, prompts, answers, strict=True):
             written[i].append((prompt, answer.token_ids))

@@ -211,7 +211,7 @@ def attempts(
     """
     from transformers.utils import get_json_schema
 
-    from ftlib.generate import Memory, chat_ids, sample
+    from ftlib.generate import Memory, chat_ids, sample, turn_options
 
     made, chats = [factory() for _ in rows], []
     for environment, row in zip(made, rows, strict=True):
@@ -220,12 +220,10 @@ def attempts(
         chats.append([*before, {**last, "content": last["content"] + (said or "")}])
     schemas = [get_json_schema(tool) for tool in tools_of(made[0])] if made else []
     options = {"max_new_tokens": 64, "memory": Memory(), **options}
-    seed, keys = options.pop("seed", 0), options.pop("row_seeds", None) or range(len(rows))
     alive = list(range(len(rows)))
     for turn in range(max_turns):
         prompts = chat_ids(tokenizer, [chats[i] for i in alive], tools=schemas)
-        given = {**options, "seed": seed + turn, "row_seeds": [keys[i] for i in alive]}
-        answers = sample(model, tokenizer, prompts, **given)
+        answers = sample(model, tokenizer, prompts, **turn_options(options, turn, alive))
         alive = [
             i
             for i, answer in zip(alive, answers, strict=True)

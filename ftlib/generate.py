@@ -164,6 +164,19 @@ def _checked_keys(rows: int, stop: Sequence[str], row_seeds: Sequence[int] | Non
     return [int(key) for key in keys]
 
 
+def turn_options(options: dict, turn: int, rows: Sequence[int]) -> dict:
+    """Options of `sample` for a later turn of rollouts: its draws hang on seed, turn and a row's own key.
+
+    Args:
+        options: those of the first turn, of all rows.
+        turn: from 0 on.
+        rows: places, in the first turn, of the rows that go on.
+    """
+    keys = options.get("row_seeds")
+    own = [keys[row] for row in rows] if keys else list(rows)
+    return {**options, "seed": options.get("seed", 0) + turn, "row_seeds": own}
+
+
 def stop_ids(model, tokenizer) -> list[int]:
     """Token ids that end an answer: the model's and the tokenizer's."""
     stops = model.generation_config.eos_token_id

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ftlib.agreement import basis, people_first
+from ftlib.agreement import basis, people_first, strict_majority
 from ftlib.pair_rules import OVER_CAP, UNBALANCED, Backing, contradicted, over_limits, same_text
 from ftlib.quality import THRESHOLD, keep_first
 from ftlib.records import Candidate, PreferencePair, Rating, load_jsonl
@@ -87,13 +87,11 @@ def majority(votes: Sequence[Rating]) -> str:
     """
     if not votes:
         return NO_VOTES
-    counts = Counter(vote.choice for vote in deciding(votes) if vote.choice != "skip")
-    if not counts:
+    choices = [vote.choice for vote in deciding(votes) if vote.choice != "skip"]
+    if not choices:
         return SKIPPED
-    choice, most = counts.most_common(1)[0]
-    if 2 * most <= counts.total():
-        return SPLIT
-    return {"tie": TIE, "both_bad": BOTH_BAD}.get(choice, choice)
+    choice = strict_majority(choices)
+    return {"": SPLIT, "tie": TIE, "both_bad": BOTH_BAD}.get(choice, choice)
 
 
 def deciding(votes: Sequence[Rating]) -> Sequence[Rating]:

@@ -138,8 +138,8 @@ class RatingSession:
         else:
             _check_items(items)
             store.add_items(items)
-            drawn = sorted(items, key=lambda item: draw_bits(seed, rater, "order", item.id))
-            ordered = items if in_order else drawn
+            order = lambda item: draw_bits(seed, rater, "order", item.id)
+            ordered = items if in_order else sorted(items, key=order)
             self._items = {item.id: item for item in ordered}
             self._total = len(items)
             self._done = store.rated_by(rater) & self._items.keys()

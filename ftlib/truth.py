@@ -14,12 +14,12 @@ the arithmetic is right is held to the example that the model was published with
 (`benchmarks/cases/published.py`).
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ftlib.agreement import strict_majority
 from ftlib.records import Rating
 
 VERDICTS = ("A", "B", "tie", "both_bad")
@@ -121,12 +121,11 @@ def find_truth(
 
 def settled(votes: Iterable[Rating]) -> dict[str, str]:
     """Item -> what its adjudicators say: the verdict of more than half of them; items without one are left out."""
-    said: dict[str, Counter] = {}
+    said: dict[str, list[str]] = {}
     for vote in votes:
         if vote.by_adjudicator and vote.choice != "skip":
-            said.setdefault(vote.item_id, Counter())[vote.choice] += 1
-    best = {item_id: counts.most_common(1)[0] for item_id, counts in said.items()}
-    return {item_id: choice for item_id, (choice, most) in best.items() if 2 * most > said[item_id].total()}
+            said.setdefault(vote.item_id, []).append(vote.choice)
+    return {item_id: choice for item_id, choices in said.items() if (choice := strict_majority(choices))}
 
 
 def adjudication_queue(votes: Sequence[Rating], truth: Truth, *, sure: float = 0.95) -> list[Question]:
