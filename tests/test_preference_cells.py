@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from notebook_cells import cell_with, run_cell
 
-from ftlib import pairs, quality, ratings, records, safety, sources
+from ftlib import gates, pairs, quality, ratings, records, safety, sources
+from ftlib.pair_rules import side_counts
 
 NOTEBOOK = "03_collect_preferences"
 MESSAGE = "Where is the tent that I ordered last week"  # nine words, seven 3-shingles
@@ -159,3 +160,24 @@ def test_the_same_two_texts_are_one_item(tmp_path):
         ("p1", "the base says to p1 what it can", LOOP)
     ]
     assert len(names["alike"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("safe", "adversarial", "verdict"),
+    [(90, 30, "PASS"), (91, 30, "FAIL"), (30, 90, "PASS"), (30, 91, "FAIL"), (60, 29, "ABSTAIN"), (60, 0, "ABSTAIN")],
+)
+def test_one_side_may_have_three_times_the_pairs_of_the_other_and_no_more(safe, adversarial, verdict):
+    """30 pairs of the smaller side are wanted to say anything; which side is the larger one does not matter."""
+    pair = lambda kind: SimpleNamespace(kind=kind, split="train")
+    made = SimpleNamespace(pairs=[pair("production")] * safe + [pair("harmful")] * adversarial,
+                           synthetic_share=0.5, near_duplicates=0.0)  # fmt: skip
+    said = []
+    run = SimpleNamespace(notebook=NOTEBOOK, gate=lambda result: said.append(result) or result, figure=lambda *_: None)
+    plots = SimpleNamespace(gate_matrix=lambda *_: None)
+    names = {"made": made, "by_whom": "people", "gates": gates, "run": run, "plots": plots, "mark": lambda fig: fig,
+             "overall": SimpleNamespace(alpha=0.5, items=100, alpha_interval=(0.4, 0.6)), "leaks": [],
+             "held_out": ["x"], "side_counts": side_counts}  # fmt: skip
+    run_cell(NOTEBOOK, '"preferences.side_balance"', names)
+    of = {result.id: result for result in said}
+    assert of["preferences.side_balance"].verdict == verdict
+    assert f"'safe': {safe}, 'adversarial': {adversarial}" in of["preferences.side_balance"].note
