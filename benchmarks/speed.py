@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks import check
 from benchmarks.cases import ROOT, VARIANTS, in_process, sampling, side_by_side, training, turns
-from ftlib import gates
+from ftlib import gates, judges
 from ftlib.files import read_json
 from ftlib.runs import runs_root
 from ftlib.summary import is_smoke, load_summary
@@ -227,6 +227,8 @@ def _training() -> tuple[list[dict], list[dict]]:
         checks.append(check(f"{name}_vs_stock", value, ">=", 2.0, n=len(found["ours"]), spread=spread))
         if found["ours"][0]["held_out"]:
             checks.append(_as_much_learned(name, *(found[variant][0]["held_out"] for variant in VARIANTS)))
+        if found["ours"][0]["answers"]:
+            checks.append(_as_good_answers(name, *(found[variant][0]["answers"] for variant in VARIANTS)))
         if kind == "grpo":
             of = "peak_gpu_mb" if "ours_peak_gpu_mb" in row else "peak_mb"
             share = row[f"ours_{of}"] / row[f"stock_{of}"]
@@ -258,6 +260,15 @@ def _as_much_learned(name: str, stock: list[float], ours: list[float]) -> dict:
     apart, ends = gates.paired_difference(stock, ours, seed=17)
     print(f"  {name}: held-out loss {apart:+.4f} to stock", file=sys.stderr, flush=True)
     return check(f"{name}_held_out_loss_above_stock", ends.low, "<=", NO_WORSE, n=len(ours), spread=list(ends))
+
+
+def _as_good_answers(name: str, stock: list[str], ours: list[str]) -> dict:
+    """Are the answers worse than stock's? The win-rate over them by the rubric judge; where it is shown to be below one
+    half, the high end of its interval is."""
+    rate, ends = gates.win_rate(judges.judge_pairs([judges.rubric_for(row) for row in training.asked()], stock, ours))
+    same = sum(a == b for a, b in zip(stock, ours, strict=True))
+    print(f"  {name}: win-rate {rate:.3f} over stock, {same} of {len(ours)} answers alike", file=sys.stderr, flush=True)
+    return check(f"{name}_win_rate_over_stock_at_most", ends.high, ">=", 0.5, n=len(ours), spread=list(ends))
 
 
 def _library() -> tuple[list[dict], list[dict]]:

@@ -8,6 +8,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import check, speed
 from benchmarks.cases import in_process, mflop_a_token, sampling, training, turns
+from ftlib.records import ProductionPrompt
 
 
 def results(*pairs: tuple[float, float], **more) -> list[dict]:
@@ -250,6 +251,7 @@ def test_grpo_is_measured_beside_trls_batch_of_eight_and_beside_one_pass(monkeyp
             "losses": [1.0],
             "grad_norms": [1.0],
             "held_out": [],
+            "answers": [],
             "body": 1,
             "head": 1,
         }
@@ -349,3 +351,16 @@ def test_training_takes_the_course_of_trls_trainer(kind, nf4, monkeypatch):
         learned = speed._as_much_learned(kind, reference["held_out"], ours["held_out"])
         assert learned["n"] == training.HELD_OUT and abs(learned["value"]) < 1e-3  # the same rows in the same order
         assert all(loss > 0 for loss in ours["held_out"])
+    assert len(ours["answers"]) == (len(training.asked()) if kind == "dpo" else 0) and reference["answers"] == []
+
+
+def test_answers_that_are_shown_to_be_worse_do_not_hold(monkeypatch, capsys):
+    """Of 92 answers to everyday prompts 92 equal ones are a half, 40 lost ones are (52 / 2) / 92 = 0.283."""
+    rows = [row for row in training.asked() if isinstance(row, ProductionPrompt)]
+    rows = (rows * 92)[:92]
+    monkeypatch.setattr(training, "asked", lambda: rows)
+    good = [f"{' '.join(row.key_points)} We will help you with your order and write to you today." for row in rows]
+    same = speed._as_good_answers("dpo", good, good)
+    assert same["holds"] and same["n"] == 92 and "win-rate 0.500 over stock, 92 of 92" in capsys.readouterr().err
+    worse = speed._as_good_answers("dpo", good, ["" if n < 40 else text for n, text in enumerate(good)])
+    assert not worse["holds"] and "win-rate 0.283 over stock, 52 of 92" in capsys.readouterr().err

@@ -15,13 +15,14 @@ from ftlib import desk, generate, lean, models
 from ftlib import train as ft
 from ftlib.machine import peak_rss_mb
 from ftlib.profiles import Profile, resolve
-from ftlib.records import RedTeamPrompt, SftRow, assistant_chat, data_path, load_jsonl
+from ftlib.records import ProductionPrompt, RedTeamPrompt, SftRow, assistant_chat, data_path, load_jsonl
 
 STEPS = 20  # of SFT; the losses that are compared
 PAIRS, EPOCHS = 32, 3  # of DPO
 CASES, ROLLOUTS, GRPO_STEPS = 4, 8, 2  # of GRPO: prompts a step, rollouts of each, steps
 STOCK_ROWS = 8  # rollouts a pass of stock GRPO: TRL's default; four passes are accumulated to a step
 HELD_OUT = 40  # rows or pairs that no step sees
+NEW_TOKENS = 48  # of an answer to a validation prompt
 STOCK = {
     "sft": "TRL's SFTTrainer: activation checkpointing, sdpa attention, rows in random order, padded; batches of 8",
     "dpo": "TRL's DPOTrainer: activation checkpointing, sdpa attention, the reference in every step; batches of 8",
@@ -39,6 +40,7 @@ def run(
     "body" and "head" count the tokens that the layers and the head must take, whoever does it: each row's own tokens,
     without padding, once forward, once more (as dear) backward, and once for the reference where there is one.
     "held_out" is what SFT and DPO made of rows that no step saw, measured the same way for all: the loss of each.
+    "answers" are those of a DPO model to the validation prompts (`asked`), greedy, sampled the same way for all.
 
     Args:
         kind: sft, dpo or grpo.
@@ -68,6 +70,7 @@ def run(
         seconds = time.perf_counter() - started
         peak["peak_rss_mb"] = round(peak_rss_mb())  # before the look at what was learned
         held_out = {"sft": _held_out_rows, "dpo": _held_out_pairs}.get(kind, lambda trainer: [])(trainer)
+        answers = _answers(trainer.model) if kind == "dpo" and variant != "reference" else []
     history = [row for row in trainer.state.log_history if "loss" in row]
     return {
         "seconds": seconds,
@@ -77,6 +80,7 @@ def run(
         "losses": [row["loss"] for row in history],
         "grad_norms": [row["grad_norm"] for row in history],
         "held_out": held_out,
+        "answers": answers,
         **mflop_a_token(model.config),
     } | peak
 
@@ -175,6 +179,19 @@ def _held_out_pairs(trainer) -> list[float]:
     grown = torch.tensor(policy) - torch.tensor(reference)
     margins = grown[: len(pairs)] - grown[len(pairs) :]
     return (-torch.nn.functional.logsigmoid(trainer.args.beta * margins)).tolist()
+
+
+def asked() -> list[ProductionPrompt | RedTeamPrompt]:
+    """The validation prompts of both kinds: what a model that was trained on other prompts answers."""
+    rows = load_jsonl(data_path("prompts/production.jsonl"), ProductionPrompt)
+    red = load_jsonl(data_path("prompts/redteam.jsonl"), RedTeamPrompt)
+    return [row for row in [*rows, *red] if row.split == "validation"]
+
+
+def _answers(model) -> list[str]:
+    chats = [assistant_chat(row.text) for row in asked()]
+    found = generate.sample_chats(model.eval(), models.load_tokenizer("embedded"), chats, max_new_tokens=NEW_TOKENS)
+    return [sample.text for sample in found]
 
 
 def _logprobs(model, chats: list[list[dict]]) -> list:
