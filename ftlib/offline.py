@@ -162,7 +162,7 @@ def log_likelihoods(model, rollouts: Sequence[Turns], *, temperature: float = 1.
     Args:
         model: a causal LM as it is sampled from; `generate.MergedCopy` has one while an adapter trains.
         rollouts: turns of each, as `desk.rollouts(turns=…)` collects them.
-        temperature, top_k: as sampled; temperature above 0.
+        temperature, top_k: as sampled; temperature above 0. A top_k of the whole vocabulary cuts nothing off.
 
     Returns:
         Natural logs, shape (N,). -inf: a token is not among the top k, so the model would never write it.
@@ -258,10 +258,11 @@ def _log_probs(model, turns: Sequence[Turn], laid: "Tree", temperature: float, t
         for start in range(0, len(targets), HEAD_ROWS):
             rows = slice(start, start + HEAD_ROWS)
             logits = model.get_output_embeddings()(hidden[rows]).float() / temperature  # (rows, V)
-            kept = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values
             at_target = logits.gather(-1, targets[rows, None])[:, 0]
-            drawn = at_target - kept.logsumexp(-1)
-            logp[rows] = drawn.masked_fill(at_target < kept[:, -1] - EDGE, -math.inf).cpu()
+            whole = top_k >= logits.shape[-1]  # nothing to sort
+            kept = logits if whole else logits.topk(top_k, dim=-1).values
+            least = -math.inf if whole else kept[:, -1:] - EDGE
+            logp[rows] = (at_target - kept.logsumexp(-1)).masked_fill((at_target[:, None] < least)[:, 0], -math.inf).cpu()
     return _by_turn(logp, turns)
 
 
