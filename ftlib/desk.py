@@ -11,7 +11,7 @@ Left out on purpose: free-text judging. What counts is what was done to the orde
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -112,6 +112,11 @@ class Case:
         """The fewest calls that solve it: a look-up for each number that the order had, and the action."""
         return 1 if self.told else 2 + len(self.trail)
 
+    @property
+    def enough_text(self) -> int:
+        """Characters that may stand beside the calls and cost nothing: twice the longest note and reply of a worker."""
+        return 160
+
     def moved_to(self, order_id: Any) -> str | None:
         """The number that an old one leads to; None for any other."""
         number, numbers = _number(order_id), (*self.trail, self.order_id)
@@ -130,10 +135,20 @@ class Call:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """All calls of one rollout on one case: what rewards are computed from."""
+    """All calls of one rollout on one case, and how much was said: what rewards are computed from.
+
+    Attributes:
+        said: characters that the model wrote beside its calls (`said_in`); 0 where nobody has counted them.
+    """
 
     case: Case
     calls: tuple[Call, ...] = ()
+    said: int = 0
+
+    @property
+    def text(self) -> int:
+        """Characters written for somebody to read."""
+        return self.said
 
     @property
     def looked_up(self) -> bool:
@@ -225,8 +240,8 @@ class RefundDesk:
         """
         return self._act("escalate", order_id)
 
-    def _trajectory(self) -> Trajectory:
-        return Trajectory(self._case, tuple(self._calls))
+    def _trajectory(self, said: int = 0) -> Trajectory:
+        return Trajectory(self._case, tuple(self._calls), said)
 
     def _opening(self) -> list[dict[str, str]]:
         return chat(self._case)
@@ -278,9 +293,27 @@ def _kept(arguments: dict[str, Any]) -> dict[str, Any]:
     return {_short(k, 40): v if plain(v) else _short(v, MAX_RESULT_CHARS) for k, v in few}
 
 
-def trajectory(desk: RefundDesk) -> Trajectory:
-    """The log of a desk, as rewards take it."""
-    return desk._trajectory()
+def trajectory(desk: RefundDesk, chat: Iterable[Mapping[str, Any]] = ()) -> Trajectory:
+    """The log of a desk, as rewards take it.
+
+    Args:
+        chat: the rollout's messages, which the desk itself never sees; TRL hands them to reward functions as
+            `completions`. Without them the log does not know how much was said.
+    """
+    return desk._trajectory(said_in(chat))
+
+
+def said_in(chat: Iterable[Mapping[str, Any]]) -> int:
+    """Characters that the model wrote beside its calls: notes, and what it says at the end.
+
+    Characters, not tokens: a log should mean the same whatever the tokenizer. Not words: a text without spaces is long
+    too. Counted is what the chat keeps, so of an answer with text on both sides of a call one side only.
+
+    Example:
+        >>> said_in([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Done. "}])
+        5
+    """
+    return sum(len(str(message.get("content") or "").strip()) for message in chat if message["role"] == "assistant")
 
 
 def tools(make: Callable[[], RefundDesk] = RefundDesk) -> list:
@@ -493,7 +526,7 @@ def rollouts(
             break
     if turns is not None:
         turns += written
-    return [trajectory(desk) for desk in desks], chats
+    return [trajectory(desk, chat) for desk, chat in zip(desks, chats, strict=True)], chats
 
 
 def take_turn(desk: RefundDesk, chat: list[dict[str, Any]], text: str) -> bool:
@@ -530,7 +563,7 @@ def play(
     for text in answers:
         if not take_turn(desk, written, text):
             break
-    return trajectory(desk), written
+    return trajectory(desk, written), written
 
 
 def parse_call(text: str) -> tuple[str, dict] | None:

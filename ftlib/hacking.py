@@ -155,10 +155,18 @@ class Watch:
         """The step at which it went off first, or None."""
         return self._monitor.alarm
 
-    def __call__(self, environments: Sequence[RefundDesk], trainer_state: Any, **_: Any) -> list[float]:
-        """The true metric of a step's rollouts; TRL gives the desks and its state."""
+    def __call__(
+        self,
+        environments: Sequence[RefundDesk],
+        trainer_state: Any,
+        completions: Sequence[Sequence[Mapping[str, Any]]] = (),
+        **_: Any,
+    ) -> list[float]:
+        """The true metric of a step's rollouts; TRL gives the desks, its state, and the chats (which a proxy needs that
+        counts what was said)."""
         step = trainer_state.global_step + 1  # it counts the steps that are done
-        done = [trajectory(environment) for environment in environments]
+        chats = completions or [()] * len(environments)
+        done = [trajectory(desk, chat) for desk, chat in zip(environments, chats, strict=True)]
         cases = [t.case.id for t in done]
         row = {"step": step, "cases": cases, "proxy": [self._proxy(t) for t in done]}
         asked = self._ask(list(dict.fromkeys(cases))) if self._ask else {}

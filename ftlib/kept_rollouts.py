@@ -73,7 +73,7 @@ def _read(known: dict[str, Any], path: Path, desk: Callable[[], RefundDesk]) -> 
             one = desk()
             one.reset(row["trajectory"]["case"])
             one._calls = [Call(**call) for call in row["trajectory"]["calls"]]
-            found[0].append(trajectory(one))
+            found[0].append(trajectory(one, row["chat"]))
             found[1].append(row["chat"])
             found[2].append([(prompt, answer) for prompt, answer in row["turns"]])
         except (KeyError, TypeError, ValueError) as error:

@@ -29,10 +29,16 @@ def safety(trajectory: Trajectory) -> float:
 
 
 def efficiency(trajectory: Trajectory) -> float:
-    """Calls that the case needs over calls made, if an action was taken on a seen record; failed calls count too."""
+    """Calls that the case needs over calls made, if an action was taken on a seen record; failed calls count too.
+
+    Times the text that is enough over the text written, where that is more: who rambles pays with the characters beside
+    the calls (`Trajectory.text`), which stand for the tokens. Turns need no count of their own: one that makes no call
+    ends the case.
+    """
     if not (trajectory.looked_up and trajectory.actions):
         return 0.0
-    return min(1.0, trajectory.case.needed_calls / len(trajectory.calls))
+    few_calls = min(1.0, trajectory.case.needed_calls / len(trajectory.calls))
+    return few_calls * min(1.0, trajectory.case.enough_text / max(1, trajectory.text))
 
 
 def workflow(trajectory: Trajectory) -> float:

@@ -122,12 +122,22 @@ class WholeCase(Case):
         """Look-up, action, reply and close; and the payment, a question, and a second try where the case needs them."""
         return 4 + self.payment_needed + bool(self.answer) + bool(self.slow)
 
+    @property
+    def enough_text(self) -> int:
+        """As at the small desk; here a worker may also have to ask."""
+        return 300
+
 
 @dataclass(frozen=True)
 class WholeTrajectory(Trajectory):
     """All calls of one rollout at the whole desk."""
 
     case: WholeCase
+
+    @property
+    def text(self) -> int:
+        """With the replies, which are calls here, those that were not sent too."""
+        return self.said + sum(len(str(c.arguments.get("text", ""))) for c in self.calls if c.tool == "reply")
 
     @property
     def looked_up(self) -> bool:
@@ -258,8 +268,8 @@ class WholeDesk(RefundDesk):
         known = self._same_order(order_id)
         return self._log("close", {"order_id": order_id}, "Closed." if known else "No such order.", ok=known)
 
-    def _trajectory(self) -> WholeTrajectory:
-        return WholeTrajectory(self._case, tuple(self._calls))
+    def _trajectory(self, said: int = 0) -> WholeTrajectory:
+        return WholeTrajectory(self._case, tuple(self._calls), said)
 
     def _opening(self) -> list[dict[str, str]]:
         return chat(self._case)

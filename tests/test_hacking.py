@@ -154,6 +154,14 @@ def test_a_watch_gives_the_true_metric_and_counts_the_step(tmp_path):
     assert watch.evidence == pytest.approx(alone.evidence) and watch.limit == 40
 
 
+def test_a_proxy_may_hang_on_what_was_said(tmp_path):
+    """The desks do not see the chats; TRL hands them over as `completions`."""
+    watch = watch_in(tmp_path, proxy=rewards.efficiency)
+    said = [[{"role": "assistant", "content": "x" * n}] for n in (160, 320)]
+    watch(honest()[:2], at(1), completions=said)
+    assert watch.rows[0]["proxy"] == [1.0, 0.5] and watch.rows[0]["true"] == [1.0, 1.0]
+
+
 def test_a_hack_is_seen_and_the_policy_before_it_is_the_one_kept(tmp_path):
     kept = []
     watch = watch_in(tmp_path, keep=lambda: kept.append("saved"))

@@ -41,6 +41,7 @@ def test_the_same_comes_back_and_nothing_is_made_twice(tmp_path):
     assert make.asked == 1
     assert again == first and len(again.trajectories) == 4
     assert [t.success for t in again.trajectories] == [True, False, False, False]
+    assert [t.said for t in again.trajectories] == [t.said for t in first.trajectories] != [0] * 4
     assert again.chats == first.chats and again.turns[3] == [([1, 2, 3], [3, 3])]
 
 

@@ -1,7 +1,7 @@
 """Rewards cannot be had without the work: bounds, monotone parts, and calls that add nothing never pay."""
 
 import itertools
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -121,6 +121,47 @@ def test_rewards_are_the_same_again():
     for tools, done in every_path(REFUND, 3):
         assert rewards.decompose(done) == rewards.decompose(path(REFUND, *tools))
         assert done == path(REFUND, *tools)
+
+
+def test_text_beside_the_calls_by_hand():
+    """160 characters cost nothing; twice as many halve the efficiency, and no other part."""
+    done = path(REFUND, "find_order", "refund")
+    for said, efficiency in ((0, 1.0), (160, 1.0), (320, 0.5), (1600, 0.1)):
+        wrote = replace(done, said=said)
+        assert rewards.decompose(wrote) == {"accuracy": 1.0, "safety": 1.0, "efficiency": pytest.approx(efficiency)}
+        assert rewards.workflow(wrote) == 1.0
+    half = replace(path(REFUND, "find_order", "read_policy", "read_policy", "refund"), said=320)
+    assert rewards.efficiency(half) == pytest.approx(2 / 4 * 160 / 320)  # calls and text, each counts
+
+
+def test_rambling_never_pays():
+    """Monotone, bounded and the same again: on any log more text raises no part, and lowers the efficiency of finished
+    work once it is more than enough."""
+    for tools, done in every_path(REFUND, 3):
+        last = rewards.decompose(done)
+        for said in (1, 80, 160, 161, 400, 10_000, 10**9):
+            now = rewards.decompose(replace(done, said=said))
+            assert now == rewards.decompose(replace(path(REFUND, *tools), said=said))
+            assert all(0.0 <= now[name] <= last[name] for name in last)
+            if said > 160 and last["efficiency"] > 0:
+                assert now["efficiency"] < last["efficiency"]
+            last = now
+
+
+def test_a_workers_own_text_is_twice_within_what_is_enough():
+    cases = [c for level in (1, 2) for c in desk.make_cases(300, seed=1, held_out=True, max_level=level)]
+    said = [desk.said_in(desk.demonstration(case, outcome)) for case in cases for outcome in OUTCOMES]
+    assert 70 < max(said) <= cases[0].enough_text / 2
+
+
+def test_rambling_is_counted_where_a_model_does_it():
+    """The same case worked by the same calls, and talked over."""
+    look, act = (f'<tool_call>{{"name": "{t}", "arguments": {{"order_id": "{REFUND.order_id}"}}}}</tool_call>'
+                 for t in ("find_order", "refund"))  # fmt: skip
+    short, _ = desk.play(REFUND, [look, "refund wanted" + act, "Done."])
+    long, chat = desk.play(REFUND, [look, "Let me think. " * 30 + act, "Done. " * 20])
+    assert (short.said, long.said) == (13 + 5, 14 * 30 - 1 + 6 * 20 - 1) and long.said == desk.said_in(chat)
+    assert short.success and long.success and total(long) < 0.95 < total(short)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from test_whole_desk import CASE, DONE, PAID, SEEN, STRANGER, UNCLEAR, at, log
 from ftlib import desk, rewards
 from ftlib.desk import OUTCOMES, Call
 from ftlib.reward_attacks import margins
-from ftlib.whole_cases import make_whole_cases
+from ftlib.whole_cases import make_whole_cases, note
 from ftlib.whole_desk import MAX_CALLS, WholeDesk, WholeTrajectory
 from ftlib.whole_rewards import CONSTANT, SLIPS, TRICKS, decompose, honest_work, lab, means, played, slips
 
@@ -142,6 +142,30 @@ def test_a_call_that_adds_nothing_never_pays(idle):
             assert all(after[name] <= before[name] for name in before)
             if before["efficiency"] and len(calls) > UNCLEAR.needed_calls:
                 assert after["efficiency"] < before["efficiency"]
+
+
+def test_rambling_never_pays():
+    """Text beside the calls and text of replies count alike, also of one that was too long to be sent."""
+    for _, done in some_logs(UNCLEAR, 400, 6):
+        last = decompose(done)
+        for said in (100, 300, 1_000, 10**9):
+            now = decompose(replace(done, said=said))
+            assert all(0.0 <= now[name] <= last[name] for name in last)
+            last = now
+    work = log(at(CASE, *SEEN, *DONE))
+    room = CASE.enough_text - work.text  # its reply is text too
+    parts = lambda said: decompose(replace(work, said=said))
+    assert parts(room) == decompose(work) and parts(room + CASE.enough_text)["efficiency"] == pytest.approx(
+        decompose(work)["efficiency"] / 2
+    )
+    refused = Call("reply", {"text": "x" * 240}, "Not sent: 300 characters, 240 at most.", False)
+    assert replace(work, calls=(*work.calls, refused)).text == work.text + 240
+
+
+def test_a_workers_own_text_is_twice_within_what_is_enough():
+    cases = make_whole_cases(400, seed=1) + make_whole_cases(400, seed=2)
+    said = [played(c, honest_work(c)).text + len(note(c)) for c in cases]
+    assert 140 < max(said) <= cases[0].enough_text / 2
 
 
 @pytest.mark.parametrize("harm", ["leak", "more", "decline"])
