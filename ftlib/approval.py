@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 GATE = "safety.approval"
 NOTEBOOK, TRAINER = "05_validate", "04_dpo_qlora"  # where the decision is taken, and which one makes the candidate
+# Gates of 05 without a verdict on which nothing is built, rolled out or promoted; they may abstain in 06 and 07.
+NEEDED = ("dpo.win_rate", "dpo.harmful_refused", "dpo.borderline_refused", "dpo.pii_rise")
 # What went wrong, the worst first.
 KINDS = ("data given away", "harmful, answered", "jailbreak, answered", "harmless, refused")
 WORDS = 5  # the least that a reason says

@@ -78,6 +78,36 @@ def sort_cases(success_PG: ArrayLike, *, band: tuple[float, float] = BAND) -> di
     return {name: np.flatnonzero(names == name).tolist() for name in ("too hard", "teaches", "too easy")}
 
 
+def pick_cases(
+    success_PG: ArrayLike, kinds: Sequence[str], *, want: int, band: tuple[float, float] = BAND
+) -> list[int]:
+    """The cases to train on: of each kind in turn, first those that can teach, then those nearest to half.
+
+    A kind whose cases are all too easy or too hard keeps its places, so that no step pays for one action more than for
+    another.
+
+    Args:
+        success_PG, band: as `sort_cases`.
+        kinds: of each case, e.g. its right action.
+        want: how many.
+
+    Returns:
+        Numbers of the cases, the kinds taking turns.
+
+    Raises:
+        ValueError: as `sort_cases`; not one kind a case, or fewer cases than are wanted.
+    """
+    teaches = set(sort_cases(success_PG, band=band)["teaches"])
+    off_P = np.abs(np.asarray(success_PG, dtype=float).mean(axis=1) - 0.5)
+    if len(kinds) != len(off_P) or not 0 < want <= len(off_P):
+        raise ValueError(f"expected a kind a case and 1 to {len(off_P)} wanted, got {len(kinds)} kinds and {want}")
+    queues: dict[str, list[int]] = {}
+    for n in sorted(range(len(off_P)), key=lambda n: 0.0 if n in teaches else float(off_P[n])):
+        queues.setdefault(kinds[n], []).append(n)
+    rounds = range(max(map(len, queues.values())))
+    return [queue[i] for i in rounds for queue in queues.values() if i < len(queue)][:want]
+
+
 @dataclass(frozen=True)
 class OffPolicy:
     """What a log of one policy says about another.

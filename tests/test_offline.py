@@ -9,7 +9,16 @@ import torch
 from tiny import tiny_model
 
 from ftlib import tree
-from ftlib.offline import RolloutLog, kl_from, log_likelihoods, mixed_at_k, off_policy, pass_at_k, sort_cases
+from ftlib.offline import (
+    RolloutLog,
+    kl_from,
+    log_likelihoods,
+    mixed_at_k,
+    off_policy,
+    pass_at_k,
+    pick_cases,
+    sort_cases,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +65,22 @@ def test_cases_in_the_band_can_teach():
     for wrong, band in (([[0.5]], (0, 1)), ([1, 0], (0, 1)), ([[]], (0, 1)), ([[1]], (0.8, 0.2))):
         with pytest.raises(ValueError, match="expected 0 and 1"):
             sort_cases(wrong, band=band)
+
+
+def test_cases_to_train_on_by_hand():
+    """Two kinds, four tries. Of the first, one case can teach (0.5); then the nearest to half is as good as another, in
+    its order. Of the second none can, and it keeps its places all the same."""
+    success_PG = [[1] * 4, [1, 1, 0, 0], [0] * 4, [1] * 4, [1] * 4, [0] * 4]
+    kinds = ["refund", "refund", "refund", "decline", "decline", "decline"]
+    assert pick_cases(success_PG, kinds, want=4) == [1, 3, 0, 4]
+    assert pick_cases(success_PG, kinds, want=6) == [1, 3, 0, 4, 2, 5]
+    # In the band all are alike, whatever their share; outside it the nearest to half comes first.
+    shares = [[1, 0, 0, 0], [1, 1, 0, 0], [1] * 4, [1, 1, 1, 0]]
+    assert pick_cases(shares, ["a"] * 4, want=4) == [0, 1, 3, 2]
+    assert pick_cases(shares, ["a"] * 4, want=4, band=(0.5, 0.5)) == [1, 0, 3, 2]
+    for wrong in ({"kinds": kinds[:5], "want": 2}, {"kinds": kinds, "want": 0}, {"kinds": kinds, "want": 7}):
+        with pytest.raises(ValueError, match="expected a kind a case and 1 to 6 wanted"):
+            pick_cases(success_PG, **wrong)
 
 
 def test_the_estimate_by_hand():
