@@ -6,6 +6,8 @@ Song et al. 2024, arXiv 2403.02502). TRL (1.16) counts every token after the pro
 would be trained to foretell the desk. `mask_tools` puts the chat template's own marks of what the model wrote into the
 trainer's rows and batches. What chosen and rejected begin with alike cancels by itself, so it needs no cut.
 
+Pairs that people judge instead are rated as 03 rates answers; `recorded_votes` reads such votes of an earlier run.
+
 Left out on purpose: a value for each turn. The reward of a case comes at its end, and a pair says no more than that.
 """
 
@@ -13,10 +15,16 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ftlib.desk import Trajectory
+from ftlib.ratings import RatingSession, replay
+from ftlib.records import Candidate, Rating, load_jsonl
+from ftlib.store import open_store
 
+ITEMS = "rating_items.jsonl"  # pairs of rollouts as `records.Candidate`, beside the votes on them
 OPENING = 2  # messages that all rollouts of a case share: the system's and the customer's
 
 
@@ -69,6 +77,38 @@ def make_pairs(
                 seen.add(key)
                 pairs.append(TrajectoryPair(case, chats[better][:OPENING], chosen, rejected, gap))
     return pairs
+
+
+def recorded_votes(path: str | Path, *, seed: int) -> tuple[list[Candidate], list[Rating]]:
+    """Pairs of rollouts that an earlier run put before raters, and the votes, replayed through `RatingSession.submit`.
+
+    Votes belong to texts, and another run samples others; so the pairs come with their votes.
+
+    Args:
+        path: the votes, `ratings.jsonl`; the pairs are read from `ITEMS` beside it.
+        seed: of the sessions' order; a recorded vote keeps its side, its time, and whether a program gave it.
+
+    Raises:
+        FileNotFoundError: one of the files is not there.
+        ValueError: a line that is no vote or no pair, no line at all, or votes on pairs that are not there.
+    """
+    path = Path(path)
+    items, votes = load_jsonl(path.with_name(ITEMS), Candidate), load_jsonl(path, Rating)
+    given = 0
+    with TemporaryDirectory() as folder:
+        store = open_store(Path(folder) / "votes.db")
+        try:
+            for rater in sorted({vote.rater for vote in votes}):
+                given += replay(RatingSession(store, rater, items, seed), votes)
+            standing = store.ratings(item_ids=[item.id for item in items])
+        finally:
+            store.close()
+    if given != len(votes):
+        raise ValueError(
+            f"{path}: {len(votes) - given} of {len(votes)} votes are on pairs that {ITEMS} does not have; give both "
+            "files of one run together"
+        )
+    return items, standing
 
 
 def dataset_of(pairs: Sequence[TrajectoryPair], tools: Sequence[dict]):

@@ -12,8 +12,9 @@ from notebook_cells import cell_with, code_cells, line_of
 from notebook_runs import ROOT
 
 from benchmarks import rft
-from ftlib import arms, gates, sealed, whole_cases
+from ftlib import arms, desk, gates, sealed, whole_cases
 from ftlib import train as ft
+from ftlib.paired import share_difference
 
 DEEP = sorted(f"deep/{p.stem}" for p in (ROOT / "notebooks/deep").glob("*.ipynb"))
 WHERE = {"06_rft": "same_warm", "deep/06a_hacked_on_purpose": "key", "deep/06b_rft_or_more_dpo": "key"}
@@ -95,7 +96,7 @@ def test_06c_draws_the_same_pairs_when_its_cells_are_run_again():
         "train_cases": [SimpleNamespace(id="c1", message="refund me"), SimpleNamespace(id="c2", message="swap it")],
         "log": SimpleNamespace(trajectories=range(8), chats=texts),
         "replays": SimpleNamespace(told=lambda _, chat: chat),
-        "rng": np.random.default_rng(1),
+        "rng": np.random.default_rng(1), "votes_path": "", "run": SimpleNamespace(write_rows=lambda *_: None),
     }  # fmt: skip
     drawn = []
     for _ in range(2):
@@ -103,6 +104,36 @@ def test_06c_draws_the_same_pairs_when_its_cells_are_run_again():
         drawn.append([item.id for item in names["items"]])
         names["rng"].random()  # what the cells between have drawn
     assert drawn[0] == drawn[1] and len(set(drawn[0])) == 4
+
+
+@pytest.mark.parametrize(
+    ("lower", "high", "effective", "step", "verdict"),
+    [
+        (0.46, 0.80, 120, 6, "PASS"),  # 0.50 - 0.05 is the line: even the bound is no more than may_lose below
+        (0.44, 0.80, 120, 6, "ABSTAIN"),  # the bound is too low, and the estimate does not say that it is worse
+        (0.30, 0.49, 120, 6, "FAIL"),  # told to be worse
+        (0.46, 0.80, 39, 6, "ABSTAIN"),  # too few effective rollouts, whatever they say
+        (0.30, 0.49, 39, 6, "ABSTAIN"),
+        (0.46, 0.80, 120, 0, "ABSTAIN"),  # it never moved
+    ],
+)
+def test_06c_goes_online_by_the_lower_bound(lower, high, effective, step, verdict):
+    said = SimpleNamespace(lower=lower, value=0.6, interval=gates.Interval(0.2, high), effective_n=effective)
+    names = {
+        "weights": {"x": 0}, "success": lambda _: np.array([0.5]), "work": Path("."), "start_dir": "", "start": None,
+        "models": SimpleNamespace(load_merged=lambda *_, **__: None), "p": SimpleNamespace(dtype="", device=""),
+        "held": SimpleNamespace(trajectories=[], turns=[]), "np": np, "gates": gates, "may_lose": 0.05,
+        "offline": SimpleNamespace(
+            log_likelihoods=lambda *_: None,
+            RolloutLog=lambda *_: SimpleNamespace(ask=lambda *_: None, estimate=lambda *_: said),
+        ),
+        "need_effective": 40, "step_kept": {"x": step}, "clock": SimpleNamespace(lap=lambda _: None),
+        "run": SimpleNamespace(notebook="06c", gate=lambda gate: gate), "table": lambda *_, **__: None,
+    }  # fmt: skip
+    said.mean_weight = said.plain = 1.0
+    exec(cell_with("deep/06c_offline_first", "_go_online"), names)
+    (gate,) = names["results"]
+    assert (gate.verdict, gate.threshold) == (verdict, pytest.approx(0.45)) and gate.value in (lower, None)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +221,29 @@ def test_what_06d_keeps_hangs_on_adapters_cases_and_settings(chain, tmp_path):
     others = [{"held_out": cases[:3]}, {"sets": {"rung 1": cases[3:]}}, {"options": {"seed": 4}}, {"chain": chain[:1]},
               {"imitate": SimpleNamespace(learning_rate=1e-4)}, {"lora": {"r": 8}}]  # fmt: skip
     assert not any("base" in kept(**other) for other in others)
+
+
+def test_06d_judges_each_rung_by_its_own_best_constant_policy():
+    """Ten of twenty against a quarter: Wilson's low end is 0.299, a PASS. Seven: 0.181, an ABSTAIN. Four are fewer than
+    a quarter: a FAIL. Fourteen cases are too few. Rung 2 has half of its cases under one outcome."""
+    turns = ["refund", "exchange", "decline", "escalate"]
+    rung = {1: (turns * 5, 10), 2: (["decline", *turns] * 4, 7), 3: (turns * 5, 4), 4: (turns * 5, 7)}
+    rung[5] = (turns * 3 + turns[:2], 14)
+    held_out, right, at = [], [], {}
+    for level, (outcomes, hits) in rung.items():
+        at[level] = np.arange(len(right), len(right) + len(outcomes))
+        held_out += [SimpleNamespace(outcome=outcome) for outcome in outcomes]
+        right += [1.0] * hits + [0.0] * (len(outcomes) - hits)
+    done = lambda name, places=slice(None): np.array(right)[places] * (name == "all")
+    found = {"all": {"nothing leaked": np.ones(94), "replied": np.ones(94)}}
+    names = {"done": done, "last": "all", "held_out": held_out, "at": at, "desk": desk, "gates": gates, "found": found,
+             "share_difference": share_difference, "plots": SimpleNamespace(gate_matrix=lambda *_: None),
+             "run": SimpleNamespace(notebook="06d", gate=lambda gate: gate)}  # fmt: skip
+    exec(cell_with("deep/06d_the_whole_desk", "whole_desk.rung_"), names)
+    judged = {gate.id: gate for gate in names["results_of"]}
+    verdicts = {level: judged[f"whole_desk.rung_{level}"].verdict for level in rung}
+    assert verdicts == {1: "PASS", 2: "FAIL", 3: "FAIL", 4: "ABSTAIN", 5: "ABSTAIN"}
+    assert judged["whole_desk.rung_2"].threshold == 0.4 and judged["whole_desk.rung_1"].threshold == 0.25
 
 
 def test_the_weights_of_06d_are_those_that_are_attacked_in_the_benchmark():

@@ -7,6 +7,9 @@ import torch
 
 from ftlib import desk, long_cases, models, trajectory_pairs
 from ftlib import train as ft
+from ftlib.agreement import basis
+from ftlib.ratings import candidate_id
+from ftlib.records import Candidate, Rating, write_jsonl
 from ftlib.reward_attacks import call
 from ftlib.trajectory_pairs import OPENING, make_pairs
 
@@ -184,3 +187,50 @@ def test_a_template_without_marks_is_refused(tokenizer):
     row = {"prompt": [], "chosen": [], "rejected": [], "tools": "[]", "prompt_ids": [1], "chosen_ids": [2]}
     with pytest.raises(ValueError, match="pair 3, chosen: .* with {% generation %}"):
         trajectory_pairs._masks(SimpleNamespace(apply_chat_template=plain), row, 3)
+
+
+# --- votes of an earlier run
+
+
+def kept_votes(folder, *given: tuple[str, str, str, bool]):
+    """Two pairs of rollouts and votes on them, (rater, pair, choice, simulated) each, as a run leaves them."""
+    texts = [f"way {n}" for n in range(4)]
+    items = [
+        Candidate(
+            id=candidate_id(CASE.id, a, b), prompt_id=CASE.id, prompt=CASE.message, kind="production", answer_a=a,
+            source_a="rollout", answer_b=b, source_b="rollout", cluster=CASE.id,
+        )
+        for a, b in (texts[:2], texts[2:])
+    ]  # fmt: skip
+    ids = {"first": items[0].id, "second": items[1].id}
+    votes = [
+        Rating(
+            item_id=ids.get(item, item), rater=rater, choice=choice, helpfulness=None, harmlessness=None, task_fit=1,
+            reason="", seconds=7.5, left="B", simulated=simulated, created_at="2026-11-30T08:00:00Z",
+        )
+        for rater, item, choice, simulated in given
+    ]  # fmt: skip
+    write_jsonl(folder / trajectory_pairs.ITEMS, items)
+    return items, votes, write_jsonl(folder / "ratings.jsonl", votes)
+
+
+def test_votes_of_an_earlier_run_are_replayed_as_they_were_given(tmp_path):
+    given = (("ann", "first", "A", False), ("ann", "second", "tie", False), ("bo", "first", "B", False))
+    items, votes, path = kept_votes(tmp_path, *given, ("sim-1", "second", "A", True))
+    found, replayed = trajectory_pairs.recorded_votes(path, seed=3)
+    assert found == items
+    assert sorted(replayed, key=lambda v: (v.rater, v.item_id)) == sorted(votes, key=lambda v: (v.rater, v.item_id))
+    people = [vote for vote in replayed if not vote.simulated]
+    assert "simulated" not in basis(people) and "simulated" in basis(replayed)
+
+
+def test_votes_without_their_pairs_are_refused(tmp_path):
+    *_, path = kept_votes(tmp_path, ("ann", "first", "A", False), ("ann", "elsewhere", "B", False))
+    with pytest.raises(ValueError, match="1 of 2 votes are on pairs that rating_items.jsonl does not have"):
+        trajectory_pairs.recorded_votes(path, seed=3)
+    *_, none = kept_votes(tmp_path)
+    with pytest.raises(ValueError, match="expected Rating rows, found none"):
+        trajectory_pairs.recorded_votes(none, seed=3)
+    (tmp_path / trajectory_pairs.ITEMS).unlink()
+    with pytest.raises(FileNotFoundError):
+        trajectory_pairs.recorded_votes(path, seed=3)
