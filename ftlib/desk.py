@@ -502,31 +502,53 @@ def rollouts(
     Returns:
         The trajectory and the chat of each case.
     """
-    from ftlib.generate import Memory, chat_ids, sample, turn_options
-
-    schemas = tools(make)
     desks = [make() for _ in cases]
     chats = []
     for desk, case in zip(desks, cases, strict=True):
         desk.reset(asdict(case))
         chats.append(desk._opening())
-    options = {"max_new_tokens": 64, "memory": Memory(), **options}
-    alive = list(range(len(cases)))
-    written: list[list] = [[] for _ in cases]
-    for turn in range(max_turns):
-        prompts = chat_ids(tokenizer, [chats[i] for i in alive], tools=schemas)
-        answers = sample(model, tokenizer, prompts, **turn_options(options, turn, alive))
-        still = []
-        for i, prompt, answer in zip(alive, prompts, answers, strict=True):
-            written[i].append((prompt, answer.token_ids))
-            if take_turn(desks[i], chats[i], answer.text):
-                still.append(i)
-        alive = still
-        if not alive:
-            break
+    take = lambda i, text: take_turn(desks[i], chats[i], text)
+    written = write_in_turn(model, tokenizer, chats, take, tools=tools(make), max_turns=max_turns, **options)
     if turns is not None:
         turns += written
     return [trajectory(desk, chat) for desk, chat in zip(desks, chats, strict=True)], chats
+
+
+def write_in_turn(
+    model,
+    tokenizer,
+    chats: list[list[dict[str, Any]]],
+    take: Callable[[int, str], bool],
+    *,
+    tools: list,
+    max_turns: int,
+    **options,
+) -> list[list[tuple]]:
+    """Let a model write in several chats, turn by turn, until each is over; sampling options as in `generate.sample`.
+
+    Args:
+        chats: each with its opening; they grow.
+        take: puts an answer into the chat of this number, and what it leads to; False where the chat is over.
+        tools: functions or JSON schemas, for the chat template.
+        max_turns: answers of the model a chat.
+
+    Returns:
+        The token ids (prompt, answer) of each turn, by chat.
+    """
+    from ftlib.generate import Memory, chat_ids, sample, turn_options
+
+    options = {"max_new_tokens": 64, "memory": Memory(), **options}
+    alive = list(range(len(chats)))
+    written: list[list[tuple]] = [[] for _ in chats]
+    for turn in range(max_turns):
+        if not alive:
+            break
+        prompts = chat_ids(tokenizer, [chats[i] for i in alive], tools=tools)
+        answers = sample(model, tokenizer, prompts, **turn_options(options, turn, alive))
+        for i, prompt, answer in zip(alive, prompts, answers, strict=True):
+            written[i].append((prompt, answer.token_ids))
+        alive = [i for i, answer in zip(alive, answers, strict=True) if take(i, answer.text)]
+    return written
 
 
 def take_turn(desk: RefundDesk, chat: list[dict[str, Any]], text: str) -> bool:

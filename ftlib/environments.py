@@ -37,7 +37,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ftlib.desk import put_answer
+from ftlib.desk import put_answer, write_in_turn
 
 
 class Tasks(Protocol):
@@ -211,26 +211,14 @@ def attempts(
     """
     from transformers.utils import get_json_schema
 
-    from ftlib.generate import Memory, chat_ids, sample, turn_options
-
     made, chats = [factory() for _ in rows], []
     for environment, row in zip(made, rows, strict=True):
         said = environment.reset(**row)
         *before, last = row["prompt"]
         chats.append([*before, {**last, "content": last["content"] + (said or "")}])
     schemas = [get_json_schema(tool) for tool in tools_of(made[0])] if made else []
-    options = {"max_new_tokens": 64, "memory": Memory(), **options}
-    alive = list(range(len(rows)))
-    for turn in range(max_turns):
-        prompts = chat_ids(tokenizer, [chats[i] for i in alive], tools=schemas)
-        answers = sample(model, tokenizer, prompts, **turn_options(options, turn, alive))
-        alive = [
-            i
-            for i, answer in zip(alive, answers, strict=True)
-            if put_answer(chats[i], answer.text, partial(_run, made[i]))
-        ]
-        if not alive:
-            break
+    take = lambda i, text: put_answer(chats[i], text, partial(_run, made[i]))
+    write_in_turn(model, tokenizer, chats, take, tools=schemas, max_turns=max_turns, **options)
     return [float(environment.get_reward()) for environment in made], chats
 
 

@@ -12,6 +12,12 @@ could not go off says nothing by its silence. A reward that is the true metric a
 leave it behind by (1 - w)(1 - success) at most, which may be less than the bound; so watch those other parts alone, as
 a proxy of their own, and ask `Watch.foresee` before training which known hacks would be seen.
 
+Rollouts count as independent ones, and those of one case are less than that. Where half of the groups of eight are the
+same eight times, simulated runs that only learn set the alarm off in up to 4 of 10, not in 1 of 20 (`HackMonitor` over
+the policies of the benchmark); training then goes back for nothing. A case as the unit of the bet would hold the level
+and see nothing: four cases a step, against a bound from a dozen before training, saw none of 150 hacks in five steps.
+So read the rollouts of the step before an alarm is believed.
+
 Left out on purpose: a true metric that falls while the proxy stands still. That is no hack but damage, which the
 canary evaluation sees (and a rollback mends). And runs on several processes: each would watch its own rollouts only.
 """
