@@ -12,9 +12,10 @@ from notebook_cells import cell_with, code_cells, line_of
 from notebook_runs import ROOT
 
 from benchmarks import rft
-from ftlib import arms, desk, gates, sealed, whole_cases
+from ftlib import arms, desk, gates, replays, reward_attacks, sealed, whole_cases
 from ftlib import train as ft
 from ftlib.paired import share_difference
+from ftlib.records import write_jsonl
 
 DEEP = sorted(f"deep/{p.stem}" for p in (ROOT / "notebooks/deep").glob("*.ipynb"))
 WHERE = {"06_rft": "same_warm", "deep/06a_hacked_on_purpose": "key", "deep/06b_rft_or_more_dpo": "key"}
@@ -104,6 +105,46 @@ def test_06c_draws_the_same_pairs_when_its_cells_are_run_again():
         drawn.append([item.id for item in names["items"]])
         names["rng"].random()  # what the cells between have drawn
     assert drawn[0] == drawn[1] and len(set(drawn[0])) == 4
+
+
+def test_06c_trains_on_votes_of_an_earlier_run(tmp_path):
+    """Two runs with other rollouts: the first one's raters vote, the second one takes their votes and pairs. Both run
+    the cells as they stand, over rollouts that are played."""
+
+    def cells_of(stage, seed, **given):
+        cases = desk.make_cases(4, seed=seed)
+        ways = (reward_attacks.honest_work, *list(reward_attacks.CONSTANT.values())[:3])
+        played = [desk.play(case, way(case)) for case in cases for way in ways]
+        stage.mkdir()
+        run = SimpleNamespace(
+            write_rows=lambda name, rows: write_jsonl(stage / name, rows), uses=lambda path: Path(path)
+        )
+        names = {
+            "np": np, "seed": seed, "n_tries": 4, "pairs_a_case": 3, "train_cases": cases, "replays": replays,
+            "log": SimpleNamespace(trajectories=[t for t, _ in played], chats=[chat for _, chat in played]),
+            "votes_path": "", "run": run, "table": lambda *_, **__: None, "short_liking": 0.1, "headless": True,
+            "wanted_agreement": 0.75, "p": SimpleNamespace(is_smoke=False), "desk": desk,
+            "total": lambda t: float(t.success),
+        }  # fmt: skip
+        names |= given
+        exec(cell_with("deep/06c_offline_first", "item = records.Candidate("), names)
+        exec(cell_with("deep/06c_offline_first", "built = pairs.build_pairs"), names)
+        return names
+
+    first = cells_of(tmp_path / "first", 3)
+    assert "simulated" in first["rests_on"] and first["built"].pairs
+    person = lambda vote: {"simulated": False, "rater": vote.rater.replace("sim", "ann")}
+    votes = [vote.model_copy(update=person(vote)) for vote in first["votes"]]
+    write_jsonl(tmp_path / "first" / "ratings.jsonl", votes)  # as if people had given them
+    second = cells_of(tmp_path / "second", 4, votes_path=str(tmp_path / "first" / "ratings.jsonl"))
+    key = lambda vote: (vote.item_id, vote.rater)
+    assert sorted(second["votes"], key=key) == sorted(votes, key=key)
+    assert {item.id for item in second["items"]} == {item.id for item in first["items"]}
+    assert "simulated" not in second["rests_on"]
+    sides = lambda names: sorted((pair.chosen, pair.rejected) for pair in names["built"].pairs)
+    assert sides(second) == sides(first)
+    for name in ("ratings.jsonl", "rating_items.jsonl"):  # so that a third run can take them
+        assert (tmp_path / "second" / name).exists()
 
 
 @pytest.mark.parametrize(
