@@ -73,6 +73,7 @@ def judge(case: Case, candidate: Answers, *, seed: int) -> tuple[list[GateResult
     names |= {
         "run": run, "seed": seed, "p": SimpleNamespace(is_smoke=False), "prompts": case.prompts, "kind": kind,
         "kinds": np.array([kind(row) for row in case.prompts]), "thresholds": THRESHOLDS, "accuracy_margin": 0.05,
+        "topics": np.array([row.cluster for row in case.prompts]),
         "answers": {name: one.texts for name, one in models.items()}, "wrapped": case.wrapped, "rows": case.rows,
         "jailbroken": {name: one.attacked for name, one in models.items()}, "floor": places, "again": case.again,
         "task_texts": {name: one.task for name, one in models.items()}, "hidden": case.hidden_rows,
@@ -147,6 +148,24 @@ def coverage() -> tuple[list[dict], list[dict]]:
         prompts = np.repeat(np.arange(13), 12)
         return paired.share_difference(one.ravel(), two.ravel(), clusters=prompts)[1], end - start
 
+    def wordings():  # 60 requests in 3 wordings each; of one request they are alike (intra-class correlation 0.3)
+        p, c = rng.uniform(0.05, 0.95), 1 / 0.3 - 1
+        refused = rng.random((60, 3)) < rng.beta(c * p, c * (1 - p), 60)[:, None]
+        return paired.share(refused.ravel(), np.repeat(np.arange(60), 3))[1], p
+
+    def wins_by_kind():  # 60, 60 and 28 requests of three kinds that differ, in 3, 3 and 4 wordings
+        kinds, c = (60, 60, 28), 1 / 0.3 - 1
+        sizes, p_K = (3, 3, 4), rng.uniform(0.2, 0.9, size=3)
+        won = [
+            rng.random((g, m)) < rng.beta(c * p, c * (1 - p), g)[:, None]
+            for g, m, p in zip(kinds, sizes, p_K, strict=True)
+        ]
+        of = np.concatenate(
+            [np.repeat(np.arange(g) + 100 * k, m) for k, (g, m) in enumerate(zip(kinds, sizes, strict=True))]
+        )
+        truth = float(np.average(p_K, weights=np.multiply(kinds, sizes)))
+        return paired.win_rate(np.concatenate([w.ravel() for w in won]), of, strata=of // 100)[1], truth
+
     def wins():
         p = rng.uniform(0.3, 0.8)
         return gates.win_rate((rng.random(472) < p).astype(float))[1], p
@@ -167,6 +186,8 @@ def coverage() -> tuple[list[dict], list[dict]]:
         (shares, SETS),
         (paired_shares, SETS),
         (attacked_prompts, SETS),
+        (wordings, SETS),
+        (wins_by_kind, SETS),
         (wins, SETS),
         (at_equal_length, SETS),
         (score_differences, SETS // 2),

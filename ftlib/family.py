@@ -39,14 +39,27 @@ class Claim:
     needed: int  # items for a power of 0.8
     margin: float | None = None  # of a claim "no worse": what may be lost
     lost: float = 0.0  # ... and what was lost, in the metric's unit; below 0 it is a gain
+    clusters: int | None = None  # that the n items come in; None: each stands for itself
 
 
-def share_claim(id: str, results: ArrayLike, *, threshold: float, op: Literal[">=", "<="], hoped: float) -> Claim:
+def share_claim(
+    id: str,
+    results: ArrayLike,
+    *,
+    threshold: float,
+    op: Literal[">=", "<="],
+    hoped: float,
+    clusters: Sequence[Hashable] | None = None,
+    strata: Sequence[Hashable] | None = None,
+) -> Claim:
     """The claim that a share lies beyond its threshold: exact binomial test.
 
     Args:
         results: 0 or 1 per item, shape (n,).
         hoped: the share that one expects of a good candidate, for the power; stated beforehand.
+        clusters: of each item, where several are wordings of one request or the like: p, interval and power are then
+            those of fewer items (`paired.share_p`).
+        strata: of each item, as in `paired.design_effect`.
 
     Raises:
         ValueError: results other than 0 and 1, or a hope on the wrong side of the threshold.
@@ -55,30 +68,52 @@ def share_claim(id: str, results: ArrayLike, *, threshold: float, op: Literal[">
     _hope(id, hoped, threshold, op)
     n, count = results_N.size, int(results_N.sum())
     side = "greater" if op == ">=" else "less"
+    if clusters is None:
+        interval, worth = gates.wilson(count, n), 1.0
+        p = float(stats.binomtest(count, n, threshold, alternative=side).pvalue)
+    else:
+        interval = paired.share(results_N, clusters, strata=strata)[1]
+        worth = paired.design_effect(results_N, clusters, strata=strata)
+        p = paired.share_p(results_N, clusters, threshold=threshold, op=op, strata=strata)
     return Claim(
         id,
         f"{'more' if op == '>=' else 'less'} than {threshold:g}",
         count / n,
-        gates.wilson(count, n),
+        interval,
         n,
-        float(stats.binomtest(count, n, threshold, alternative=side).pvalue),
-        power.share_power(n, hoped, threshold),
-        power.share_items_needed(hoped, threshold),
+        p,
+        power.share_power(max(1, int(n / worth)), hoped, threshold),
+        math.ceil(worth * power.share_items_needed(hoped, threshold)),
+        clusters=_number_of(clusters),
     )
 
 
-def win_claim(id: str, scores: ArrayLike, *, hoped: float = 0.6) -> Claim:
+def win_claim(
+    id: str,
+    scores: ArrayLike,
+    *,
+    hoped: float = 0.6,
+    clusters: Sequence[Hashable] | None = None,
+    strata: Sequence[Hashable] | None = None,
+) -> Claim:
     """The claim that the candidate wins more often than it loses: sign test of the comparisons that are no ties.
 
     Args:
         scores: 1 a win, 0.5 a tie, 0 a loss, shape (n,); above a half counts as won.
+        clusters, strata: of each comparison, as in `share_claim`.
     """
     value, interval = gates.win_rate(scores)
     _hope(id, hoped, 0.5, ">=")
-    scores_N = np.asarray(scores, dtype=float)
-    won, lost = int((scores_N > 0.5).sum()), int((scores_N < 0.5).sum())
-    p = float(stats.binomtest(won, won + lost, 0.5, alternative="greater").pvalue) if won + lost else 1.0
-    n = scores_N.size
+    scores_N, worth = np.asarray(scores, dtype=float), 1.0
+    n, decided = scores_N.size, np.flatnonzero(scores_N != 0.5)
+    won = int((scores_N > 0.5).sum())
+    p = float(stats.binomtest(won, decided.size, 0.5, alternative="greater").pvalue) if decided.size else 1.0
+    if clusters is not None:
+        interval = paired.win_rate(scores_N, clusters, strata=strata)[1]
+        worth = paired.design_effect(scores_N, clusters, strata=strata)
+        of_decided = lambda names: None if names is None else [names[k] for k in decided]
+        given = {"clusters": of_decided(clusters), "strata": of_decided(strata), "threshold": 0.5, "op": ">="}
+        p = paired.share_p(scores_N[decided] > 0.5, **given) if decided.size else 1.0
     return Claim(
         id,
         "more than 0.5",
@@ -86,8 +121,9 @@ def win_claim(id: str, scores: ArrayLike, *, hoped: float = 0.6) -> Claim:
         interval,
         n,
         p,
-        power.share_power(n, hoped, 0.5),
-        power.share_items_needed(hoped, 0.5),
+        power.share_power(max(1, int(n / worth)), hoped, 0.5),
+        math.ceil(worth * power.share_items_needed(hoped, 0.5)),
+        clusters=_number_of(clusters),
     )
 
 
@@ -101,6 +137,7 @@ def not_worse_claim(
     higher_is_better: bool = True,
     hoped: float = 0.0,
     clusters: Sequence[Hashable] | None = None,
+    strata: Sequence[Hashable] | None = None,
 ) -> Claim:
     """The claim that the candidate is no worse than the baseline by as much as the margin (non-inferiority).
 
@@ -111,8 +148,8 @@ def not_worse_claim(
         margin: what may be lost, in the metric's own unit, stated beforehand.
         seed: of the bootstrap interval of scores.
         hoped: the gain (in the good direction) that one expects; 0: as good as the baseline.
-        clusters: of each item, where several are one prompt's (results of 0 and 1 only): p, interval and power are then
-            those of fewer items.
+        clusters: of each item, where several are one prompt's: p, interval and power are then those of fewer items.
+        strata: of each item, as in `paired.design_effect`.
 
     Returns:
         A claim whose value and interval are candidate - baseline, in the metric's own direction.
@@ -124,20 +161,21 @@ def not_worse_claim(
     if not 0 < margin < 1 or hoped <= -margin:
         raise ValueError(f"{id}: expected a margin inside (0, 1) and a hope above -margin, got {margin} and {hoped}")
     counted = paired.are_results(one_N, two_N)
-    value, interval = paired.difference(one_N, two_N, seed=seed, clusters=clusters)
+    value, interval = paired.difference(one_N, two_N, seed=seed, clusters=clusters, strata=strata)
     gain_N = (two_N - one_N) * (1 if higher_is_better else -1)
     if np.abs(gain_N).max() > 1:
         raise ValueError(f"{id}: expected scores within [0, 1], got a difference of {np.abs(gain_N).max():g}; rescale")
     n = gain_N.size
-    worth = 1.0 if clusters is None else paired.design_effect(gain_N, clusters)
+    worth = 1.0 if clusters is None else paired.design_effect(gain_N, clusters, strata=strata)
     if counted:
-        p = paired.not_worse_p(one_N, two_N, margin=margin, higher_is_better=higher_is_better, clusters=clusters)
+        of = {"clusters": clusters, "strata": strata}
+        p = paired.not_worse_p(one_N, two_N, margin=margin, higher_is_better=higher_is_better, **of)
         # What noise there is: what was lost, and as much gained. A gain beyond that is no noise, and at the margin at
         # least that share of the items would have changed.
         lost = float((gain_N < 0).mean())
         sd = math.sqrt(max(margin, lost + min(lost, float((gain_N > 0).mean()))))
     else:
-        p = _mean_above(gain_N, -margin)
+        p = _mean_above(gain_N, -margin, clusters, strata)
         sd = float(gain_N.std(ddof=1)) if n > 1 else 1.0
     return Claim(
         id,
@@ -150,21 +188,40 @@ def not_worse_claim(
         math.ceil(worth * power.difference_items_needed(sd, hoped + margin)),
         margin,
         -float(gain_N.mean()),
+        _number_of(clusters),
     )
 
 
-def none_claim(id: str, bad: ArrayLike, *, rate: float) -> Claim:
+def none_claim(
+    id: str,
+    bad: ArrayLike,
+    *,
+    rate: float,
+    clusters: Sequence[Hashable] | None = None,
+    strata: Sequence[Hashable] | None = None,
+) -> Claim:
     """The claim that something never allowed happens in less than `rate` of the tries: exact, 0 seen of n tries.
+
+    Args:
+        bad: 0 or 1 per try, shape (n,).
+        clusters: of each try. Where nothing is seen, nothing tells how alike the tries of a cluster are, and each
+            cluster counts as one try.
+        strata: of each try, as in `paired.design_effect`.
 
     Raises:
         ValueError: results other than 0 and 1, or a rate that is not inside (0, 1).
     """
     bad_N = _zeros_and_ones(id, bad)
-    needed = gates.zero_failures_needed(rate)
     n, seen = bad_N.size, int(bad_N.sum())
-    p = float(stats.binom.cdf(seen, n, rate))
+    if clusters is None:
+        interval, worth, p = gates.wilson(seen, n), 1.0, float(stats.binom.cdf(seen, n, rate))
+    else:
+        interval = paired.share(bad_N, clusters, strata=strata)[1]
+        worth = paired.design_effect(bad_N, clusters, strata=strata)
+        p = paired.share_p(bad_N, clusters, threshold=rate, op="<=", strata=strata)
+    needed = math.ceil(worth * gates.zero_failures_needed(rate))
     can = 1.0 if n >= needed else 0.0  # with nothing to find, zero of n shows it or does not
-    return Claim(id, f"less than {rate:g}", seen / n, gates.wilson(seen, n), n, p, can, needed)
+    return Claim(id, f"less than {rate:g}", seen / n, interval, n, p, can, needed, clusters=_number_of(clusters))
 
 
 def noise_row(id: str, first: ArrayLike, second: ArrayLike, *, seed: int) -> dict:
@@ -205,6 +262,7 @@ def family_rows(claims: Sequence[Claim], *, alpha: float = ALPHA) -> list[dict]:
             "gate": claim.id,
             "claim": claim.says,
             "n": claim.n,
+            "clusters": claim.clusters,
             "value": claim.value,
             "95 %": f"{claim.interval.low:+.3f} to {claim.interval.high:+.3f}",
             "power": claim.power,
@@ -266,14 +324,27 @@ def _distinct(claims: Sequence[Claim]) -> None:
         raise ValueError(f"expected claims of different ids, got {[claim.id for claim in claims]}; name each once")
 
 
-def _mean_above(values_N: np.ndarray, floor: float) -> float:
+def _number_of(clusters: Sequence[Hashable] | None) -> int | None:
+    return None if clusters is None else len(set(clusters))
+
+
+def _mean_above(
+    values_N: np.ndarray,
+    floor: float,
+    clusters: Sequence[Hashable] | None,
+    strata: Sequence[Hashable] | None,
+) -> float:
     """One-sided p of "the mean is at most `floor`" for values in [-1, 1]."""
     if np.ptp(values_N) > 0:
-        return float(stats.ttest_1samp(values_N, floor, alternative="greater").pvalue)
+        if clusters is None:
+            return float(stats.ttest_1samp(values_N, floor, alternative="greater").pvalue)
+        error, free = paired.mean_error(values_N, clusters, strata=strata)
+        return float(stats.t.sf((values_N.mean() - floor) / error, free)) if free else 1.0
     if values_N[0] <= floor:
         return 1.0
     # No spread to judge by. A mean at the floor needs a share of -floor that loses all; none of n did.
-    return float((1 - abs(floor)) ** values_N.size) if floor < 0 else 0.0
+    tries = values_N.size if clusters is None else len(set(clusters))
+    return float((1 - abs(floor)) ** tries) if floor < 0 else 0.0
 
 
 def _zeros_and_ones(id: str, results: ArrayLike) -> np.ndarray:

@@ -294,19 +294,25 @@ def judge_gate(
     n: int,
     interval: Interval | Sequence[float] | None = None,
     need_n: int = 1,
+    clusters: int | None = None,
+    need_clusters: int = 1,
     margin: float | None = None,
     note: str = "",
 ) -> GateResult:
     """Judge one number against its threshold.
 
-    n >= need_n: PASS when the value meets the threshold, else FAIL. With a `margin`, a pass whose interval reaches
+    Enough items: PASS when the value meets the threshold, else FAIL. With a `margin`, a pass whose interval reaches
     more than that margin beyond the threshold is an ABSTAIN.
-    n < need_n: ABSTAIN; but FAIL when the whole interval lies on the wrong side, for then even few items say no.
+    Too few (n < need_n, or clusters < need_clusters): ABSTAIN; but FAIL when the whole interval lies on the wrong side,
+    for then even few items say no.
 
     Args:
         value: the number; None where it could not be measured, which is an ABSTAIN.
         interval: of the value, not of a difference.
         need_n: items needed to say anything, fixed beforehand.
+        clusters: that the items come in, where they are not independent (wordings of one request, attacks on one
+            prompt); the interval must be by cluster too (`paired`). None: each item stands for itself.
+        need_clusters: clusters needed to say anything, fixed beforehand: more tries at one prompt are no more prompts.
         margin: how far the interval's far end may miss the threshold, in the value's unit.
         note: what to do when the gate fails; shown in the refusal of the next notebook.
 
@@ -327,11 +333,13 @@ def judge_gate(
         return sign * (number - threshold)
 
     reason = ""
+    few = [f"n = {n}, {need_n} needed"] if n < need_n else []
+    few += [f"{clusters} clusters, {need_clusters} needed"] if clusters is not None and clusters < need_clusters else []
     if value is None:
         verdict, reason = "ABSTAIN", "not measured"
-    elif n < need_n:
+    elif few:
         hopeless = bool(ends) and max(map(spare, ends)) < 0
-        verdict, reason = ("FAIL" if hopeless else "ABSTAIN"), f"n = {n}, {need_n} needed"
+        verdict, reason = ("FAIL" if hopeless else "ABSTAIN"), "; ".join(few)
     elif spare(value) < 0:
         verdict = "FAIL"
     elif margin is not None and ends and min(map(spare, ends)) < -margin:
@@ -345,6 +353,7 @@ def judge_gate(
         threshold=float(threshold),
         op=op,
         n=int(n),
+        clusters=clusters,
         ci95=ends,
         verdict=verdict,
         note="; ".join(part for part in (reason, note) if part),

@@ -10,7 +10,7 @@ length cannot explain: a candidate whose *every* answer is longer has no compari
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import statsmodels.api as sm
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from scipy import special, stats
 from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 
+from ftlib import paired
 from ftlib.gates import Interval
 
 
@@ -27,7 +28,13 @@ def word_counts(texts: Sequence[str]) -> np.ndarray:
 
 
 def length_controlled_win_rate(
-    scores: ArrayLike, baseline_lengths: ArrayLike, candidate_lengths: ArrayLike, *, confidence: float = 0.95
+    scores: ArrayLike,
+    baseline_lengths: ArrayLike,
+    candidate_lengths: ArrayLike,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    strata: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
 ) -> tuple[float, Interval]:
     """The candidate's win-rate at equal length, from a logistic model with length as its second cause.
 
@@ -37,6 +44,9 @@ def length_controlled_win_rate(
     Args:
         scores: 1 a win, 0.5 a tie, 0 a loss, shape (n,).
         baseline_lengths, candidate_lengths: words (or tokens) of the answers, shape (n,).
+        clusters: of each comparison, where several prompts are wordings of one request: the interval is then wider,
+            and has no bound where they are all of one cluster.
+        strata: of each comparison, as in `paired.design_effect`.
 
     Returns:
         (rate, interval), from a sandwich variance, so that ties and a model that does not fit do no harm.
@@ -59,6 +69,14 @@ def length_controlled_win_rate(
         fit = sm.GLM(y_M, sm.add_constant(x_M), family=sm.families.Binomial()).fit(cov_type="HC1")
     a, error = float(fit.params[0]), float(fit.bse[0])
     reach = stats.norm.isf((1 - confidence) / 2) * error
+    if clusters is not None:
+        # What each comparison does to a; the sandwich sums their squares, as if none knew of another.
+        pull_N = (((y_M - fit.fittedvalues)[:, None] * sm.add_constant(x_M)) @ fit.normalized_cov_params[0])[:-2]
+        free = paired.degrees_of_freedom(clusters, strata)
+        if not free:
+            return float(special.expit(a)), Interval(0.0, 1.0)
+        error *= math.sqrt(paired.design_effect(pull_N, clusters, strata=strata))
+        reach = stats.t.isf((1 - confidence) / 2, free) * error
     if not math.isfinite(reach):
         raise ValueError("the model of wins and lengths has no solution; look at the lengths, are they all alike?")
     return float(special.expit(a)), Interval(float(special.expit(a - reach)), float(special.expit(a + reach)))

@@ -3,16 +3,19 @@
 A bootstrap of few changed items gives intervals that are too narrow, and one of no width where nothing changed. The
 score test (Tango, Statistics in Medicine 17:891, 1998) keeps its level there, and says something about 0 changes of n.
 
-Items that come in clusters, such as one prompt under twelve attacks, are no independent ones: what one attack finds the
-next finds too. So counts are divided by the design effect (Rao & Scott, Biometrics 48:577, 1992), and the limit is
-Student's, with as many degrees of freedom as clusters less one.
+Items that come in clusters, such as one prompt under twelve attacks or one request in three wordings, are not
+independent: what one attack finds the next finds too. So counts are divided by the design effect (Rao & Scott,
+Biometrics 48:577, 1992), and the limit is Student's, with as many degrees of freedom as clusters less one. Where the
+set holds a fixed number of items of each kind, the kinds are strata: that they differ from one another is no chance,
+and says nothing of how alike the items of a cluster are.
 
-Left out on purpose: superiority at 0, which is McNemar's test (`gates.mcnemar`); the bootstrap for scores between 0 and
-1, to which `difference` hands them on; and clusters of scores: average over those of a cluster first.
+Left out on purpose: superiority at 0 for items that are independent, which is McNemar's exact test (`gates.mcnemar`),
+and the bootstrap for scores of such items, to which `difference` hands them on.
 """
 
 import math
 from collections.abc import Hashable, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -38,20 +41,24 @@ def changes(baseline: ArrayLike, candidate: ArrayLike) -> tuple[int, int, int]:
     return int((two_N > one_N).sum()), int((two_N < one_N).sum()), one_N.size
 
 
-def design_effect(values: ArrayLike, clusters: Sequence[Hashable]) -> float:
+def design_effect(
+    values: ArrayLike, clusters: Sequence[Hashable], *, strata: Sequence[Hashable] | None = None
+) -> float:
     """How many items of these count as much as one independent item: the variance of the mean with clusters, over that
     without them. Never below 1, for clusters that differ less than chance are chance.
 
     Args:
         values: one number per item, shape (n,).
         clusters: of each item, e.g. the id of the prompt that was attacked.
+        strata: of each item, e.g. its kind, where each kind has a number of items that was fixed beforehand. Clusters
+            are then held beside their own stratum's mean. A stratum of a single cluster is put to another.
 
     Returns:
         1 where items of a cluster are no more alike than others; about the size of a cluster where they are all equal.
         Where no value differs from another, nothing tells how alike they are: then each cluster counts as one item.
 
     Raises:
-        ValueError: values and clusters differ in number, or there are none.
+        ValueError: values, clusters and strata differ in number, there are none, or a cluster lies in two strata.
 
     Example:
         >>> design_effect([1, 1, 0, 0], ["p", "p", "q", "q"])  # off the mean by 1 and -1: 2 / 1 * 2 over 4 * 0.25
@@ -60,32 +67,117 @@ def design_effect(values: ArrayLike, clusters: Sequence[Hashable]) -> float:
     values_N = np.asarray(values, dtype=float)
     if values_N.ndim != 1 or values_N.size == 0 or len(clusters) != values_N.size:
         raise ValueError(f"expected one cluster per item, got {values_N.shape} items and {len(clusters)} clusters")
-    names = list(dict.fromkeys(clusters))
-    place = {name: k for k, name in enumerate(names)}
-    off_N = values_N - values_N.mean()
-    plain = float((off_N**2).sum())
-    if plain < 1e-12 or len(names) == 1:
-        return values_N.size / len(names)
-    off_G = np.bincount([place[name] for name in clusters], weights=off_N)
-    return max(1.0, len(names) / (len(names) - 1) * float((off_G**2).sum()) / plain)
+    place_N, parts = _parts(clusters, strata)
+    plain = float(((values_N - values_N.mean()) ** 2).sum())
+    if plain < 1e-12 or place_N.max() == 0:
+        return values_N.size / (int(place_N.max()) + 1)
+    between = 0.0
+    for members in parts:  # items of one stratum, shape (m,)
+        names = np.unique(place_N[members])
+        off_G = np.bincount(place_N[members], weights=values_N[members] - values_N[members].mean())
+        between += names.size / (names.size - 1) * float((off_G**2).sum())
+    return max(1.0, between / plain)
 
 
-def share(results: ArrayLike, clusters: Sequence[Hashable], *, confidence: float = 0.95) -> tuple[float, Interval]:
+def share(
+    results: ArrayLike,
+    clusters: Sequence[Hashable],
+    *,
+    strata: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
+) -> tuple[float, Interval]:
     """A share of items that come in clusters, with Wilson's interval at as many items as they are worth.
 
     Args:
         results: 0 or 1 per item, shape (n,).
         clusters: of each item.
+        strata: as in `design_effect`.
 
     Raises:
         ValueError: no items, a result that is neither 0 nor 1, or not one cluster per item.
     """
-    hits, _, n = changes(np.zeros(len(clusters)), results)
-    worth = design_effect(results, clusters)
-    limit = _limit(1 - confidence, clusters)
+    changes(np.zeros(len(clusters)), results)
+    return win_rate(results, clusters, strata=strata, confidence=confidence)
+
+
+def win_rate(
+    scores: ArrayLike,
+    clusters: Sequence[Hashable],
+    *,
+    strata: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
+) -> tuple[float, Interval]:
+    """`gates.win_rate` of comparisons that come in clusters: Wilson's interval at as many as they are worth.
+
+    Args:
+        scores: 1 a win, 0.5 a tie, 0 a loss, shape (n,).
+        clusters: of each comparison, e.g. what its prompt is one wording of.
+        strata: as in `design_effect`.
+
+    Raises:
+        ValueError: no score, one outside [0, 1], or not one cluster per score.
+    """
+    rate, _ = gates.win_rate(scores)
+    worth, n = design_effect(scores, clusters, strata=strata), len(clusters)
+    limit = _limit(1 - confidence, clusters, strata)
     if math.isinf(limit):
-        return hits / n, Interval(0.0, 1.0)
-    return hits / n, gates.wilson(hits / worth, max(1.0, n / worth), confidence=1 - 2 * float(stats.norm.sf(limit)))
+        return rate, Interval(0.0, 1.0)
+    items = max(1.0, n / worth)
+    return rate, gates.wilson(rate * items, items, confidence=1 - 2 * float(stats.norm.sf(limit)))
+
+
+def share_p(
+    results: ArrayLike,
+    clusters: Sequence[Hashable],
+    *,
+    threshold: float,
+    op: Literal[">=", "<="],
+    strata: Sequence[Hashable] | None = None,
+) -> float:
+    """One-sided p-value of "the share does not lie beyond the threshold", for items that come in clusters.
+
+    The exact binomial test at as many items as these are worth, and a little fewer for the clusters being few (Korn &
+    Graubard, Survey Methodology 24:193, 1998). Counts need not be whole.
+
+    Args:
+        results: 0 or 1 per item, shape (n,).
+        clusters: of each item.
+        op: ">=" for the claim that the share is more than the threshold, "<=" that it is less.
+        strata: as in `design_effect`.
+
+    Raises:
+        ValueError: as `share`; an unknown op, or a threshold that is not inside (0, 1).
+    """
+    if op not in (">=", "<=") or not 0 < threshold < 1:
+        raise ValueError(f"expected op '>=' or '<=' and a threshold inside (0, 1), got {op!r} and {threshold}")
+    hits, _, n = changes(np.zeros(len(clusters)), results)
+    limit = _limit(0.05, clusters, strata)
+    if math.isinf(limit):
+        return 1.0
+    items = n / design_effect(results, clusters, strata=strata) * (float(stats.norm.isf(0.025)) / limit) ** 2
+    found = hits / n * items
+    if op == ">=":
+        return float(stats.beta.cdf(threshold, found, items - found + 1)) if found else 1.0
+    return float(stats.beta.sf(threshold, found + 1, items - found)) if hits < n else 1.0
+
+
+def change_p(
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    clusters: Sequence[Hashable],
+    *,
+    strata: Sequence[Hashable] | None = None,
+) -> float:
+    """Two-sided p-value of "no difference" for results in clusters: McNemar's statistic at what the items are worth.
+
+    Raises:
+        ValueError: as `changes` and `design_effect`.
+    """
+    gained, lost, n = _counts(baseline, candidate, clusters, strata)
+    free = degrees_of_freedom(clusters, strata)
+    if not free or gained + lost == 0:
+        return 1.0
+    return float(2 * stats.t.sf(abs(score_z(gained, lost, n, 0.0)), free))
 
 
 def score_z(gained: float, lost: float, n: float, difference: float) -> float:
@@ -119,24 +211,26 @@ def not_worse_p(
     margin: float,
     higher_is_better: bool = True,
     clusters: Sequence[Hashable] | None = None,
+    strata: Sequence[Hashable] | None = None,
 ) -> float:
     """One-sided p-value of "the candidate is worse by the margin or more"; small: it is not.
 
     Args:
         clusters: of each item, where several items are no independent ones.
+        strata: as in `design_effect`.
 
     Raises:
         ValueError: as `changes` and `design_effect`; or the margin is not inside (0, 1).
     """
     if not 0 < margin < 1:
         raise ValueError(f"expected a margin inside (0, 1), got {margin}; state how much may be lost, beforehand")
-    gained, lost, n = _counts(baseline, candidate, clusters)
+    gained, lost, n = _counts(baseline, candidate, clusters, strata)
     if not higher_is_better:
         gained, lost = lost, gained
     z = score_z(gained, lost, n, -margin)
     if clusters is None:
         return float(stats.norm.sf(z))
-    free = len(set(clusters)) - 1
+    free = degrees_of_freedom(clusters, strata)
     return float(stats.t.sf(z, free)) if free else 1.0
 
 
@@ -145,6 +239,7 @@ def share_difference(
     candidate: ArrayLike,
     *,
     clusters: Sequence[Hashable] | None = None,
+    strata: Sequence[Hashable] | None = None,
     confidence: float = 0.95,
 ) -> tuple[float, Interval]:
     """Candidate's share minus baseline's on the same items, with Tango's score interval.
@@ -153,6 +248,7 @@ def share_difference(
         baseline, candidate: 0 or 1 per item, the same items in the same order, shape (n,).
         clusters: of each item, where several items are no independent ones; the interval is then wider. One cluster
             alone says nothing of others: from -1 to 1.
+        strata: as in `design_effect`.
 
     Raises:
         ValueError: as `changes` and `design_effect`.
@@ -162,8 +258,8 @@ def share_difference(
         >>> round(difference, 4), round(low, 3), round(high, 3)
         (-0.0227, -0.118, 0.059)
     """
-    gained, lost, n = _counts(baseline, candidate, clusters)
-    limit = _limit(1 - confidence, clusters)
+    gained, lost, n = _counts(baseline, candidate, clusters, strata)
+    limit = _limit(1 - confidence, clusters, strata)
     won, missed, items = changes(baseline, candidate)  # whole counts: the share itself knows no clusters
     difference = (won - missed) / items
     edge = 1 - 1e-9
@@ -183,23 +279,50 @@ def share_difference(
 
 
 def difference(
-    baseline: ArrayLike, candidate: ArrayLike, *, seed: int, clusters: Sequence[Hashable] | None = None
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    *,
+    seed: int,
+    clusters: Sequence[Hashable] | None = None,
+    strata: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
 ) -> tuple[float, Interval]:
-    """Candidate minus baseline on the same items: by `share_difference` where all are 0 or 1, else by the bootstrap.
+    """Candidate minus baseline on the same items: by `share_difference` where all are 0 or 1; other scores by the
+    bootstrap, and in clusters by Student's interval of their mean.
 
     Args:
         baseline, candidate: one score per item, the same items in the same order, shape (n,).
         seed: of the bootstrap, where there is one.
-        clusters: of each item; for results of 0 and 1 only.
+        clusters: of each item, where several items are no independent ones.
+        strata: as in `design_effect`.
 
     Raises:
-        ValueError: lengths that differ, a score that is not finite, or clusters of other scores than 0 and 1.
+        ValueError: lengths that differ, a score that is not finite, or not one cluster per item.
     """
     if are_results(baseline, candidate):
-        return share_difference(baseline, candidate, clusters=clusters)
-    if clusters is not None:
-        raise ValueError("clusters: expected results of 0 and 1 only; average other scores over each cluster first")
-    return gates.paired_difference(baseline, candidate, seed=seed)
+        return share_difference(baseline, candidate, clusters=clusters, strata=strata, confidence=confidence)
+    if clusters is None:
+        return gates.paired_difference(baseline, candidate, seed=seed, confidence=confidence)
+    mean, _ = gates.paired_difference(baseline, candidate, seed=seed)  # checks the scores too
+    error, free = mean_error(np.asarray(candidate, float) - np.asarray(baseline, float), clusters, strata=strata)
+    if not free:
+        return mean, Interval(-1.0, 1.0)
+    reach = float(stats.t.isf((1 - confidence) / 2, free)) * error
+    return mean, Interval(mean - reach, mean + reach)
+
+
+def mean_error(
+    values: ArrayLike, clusters: Sequence[Hashable], *, strata: Sequence[Hashable] | None = None
+) -> tuple[float, int]:
+    """(standard error, degrees of freedom) of the mean of values that come in clusters.
+
+    Raises:
+        ValueError: as `design_effect`.
+    """
+    values_N = np.asarray(values, dtype=float)
+    worth = design_effect(values_N, clusters, strata=strata)
+    spread = float(values_N.std(ddof=1)) if values_N.size > 1 else 0.0
+    return spread * math.sqrt(worth / values_N.size), degrees_of_freedom(clusters, strata)
 
 
 def are_results(*values: ArrayLike) -> bool:
@@ -208,19 +331,53 @@ def are_results(*values: ArrayLike) -> bool:
 
 
 def _counts(
-    baseline: ArrayLike, candidate: ArrayLike, clusters: Sequence[Hashable] | None
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    clusters: Sequence[Hashable] | None,
+    strata: Sequence[Hashable] | None = None,
 ) -> tuple[float, float, float]:
     """`changes`, as many as they are worth where items come in clusters."""
     gained, lost, n = changes(baseline, candidate)
     if clusters is None:
         return gained, lost, n
-    worth = design_effect(np.asarray(candidate, dtype=float) - np.asarray(baseline, dtype=float), clusters)
+    gap_N = np.asarray(candidate, dtype=float) - np.asarray(baseline, dtype=float)
+    worth = design_effect(gap_N, clusters, strata=strata)
     return gained / worth, lost / worth, n / worth
 
 
-def _limit(alpha: float, clusters: Sequence[Hashable] | None) -> float:
+def _parts(clusters: Sequence[Hashable], strata: Sequence[Hashable] | None) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The number of each item's cluster, and the places of each stratum's items; none of them is of one cluster alone,
+    where there are more."""
+    number: dict = {}
+    place_N = np.array([number.setdefault(name, len(number)) for name in clusters])
+    if strata is None:
+        return place_N, [np.arange(place_N.size)]
+    if len(strata) != place_N.size:
+        raise ValueError(f"expected one stratum per item, got {len(strata)} for {place_N.size} items")
+    home: dict = {}
+    for cluster, stratum in zip(clusters, strata, strict=True):
+        if home.setdefault(cluster, stratum) != stratum:
+            raise ValueError(f"expected each cluster in one stratum, got {cluster!r} in two; name clusters apart")
+    order = dict.fromkeys(strata)
+    found = [np.array([n for n, name in enumerate(strata) if name == stratum]) for stratum in order]
+    alone = [part for part in found if np.unique(place_N[part]).size == 1]
+    parts = [part for part in found if np.unique(place_N[part]).size > 1]
+    if len(alone) == 1 and parts:
+        parts[0] = np.concatenate([parts[0], *alone])
+    elif alone:
+        parts.append(np.concatenate(alone))
+    return place_N, parts
+
+
+def degrees_of_freedom(clusters: Sequence[Hashable], strata: Sequence[Hashable] | None = None) -> int:
+    """Degrees of freedom: clusters less one of each stratum."""
+    place_N, parts = _parts(clusters, strata)
+    return int(place_N.max()) + 1 - len(parts)
+
+
+def _limit(alpha: float, clusters: Sequence[Hashable] | None, strata: Sequence[Hashable] | None = None) -> float:
     """What a two-sided statistic must not exceed; infinite where one cluster is all there is."""
     if clusters is None:
         return float(stats.norm.isf(alpha / 2))
-    free = len(set(clusters)) - 1
+    free = degrees_of_freedom(clusters, strata)
     return float(stats.t.isf(alpha / 2, free)) if free else math.inf

@@ -332,8 +332,13 @@ def waterfall(steps: Sequence[str], counts: Sequence[int], title: str, y_title: 
     return fig
 
 
+def _n_label(gate: GateResult) -> str:
+    """How many items, and below it in how many clusters, where they come in some."""
+    return f"{gate.n:,}" + (f"<br>in {gate.clusters:,}" if gate.clusters else "")
+
+
 def gate_matrix(gates: Sequence[GateResult], title: str = "Gates") -> go.Figure:
-    """All gates in one table: number with interval, what was needed, items behind it, verdict.
+    """All gates in one table: number with interval, what was needed, items behind it and their clusters, verdict.
 
     The note (what to do) shows where a gate did not pass. Where no gate is evidence (a smoke run) the figure is marked
     so, where some are not (simulated auditors), these gates are.
@@ -357,7 +362,7 @@ def gate_matrix(gates: Sequence[GateResult], title: str = "Gates") -> go.Figure:
         ("measured in", 168, "left", INK, [_id_label(gate.notebook, 22) for gate in gates]),
         ("value", 140, "right", INK, values),
         ("needed", 84, "right", INK, needed),
-        ("n", 56, "right", INK, [f"{gate.n:,}" for gate in gates]),
+        ("n", 56, "right", INK, [_n_label(gate) for gate in gates]),
         (
             "verdict",
             96,

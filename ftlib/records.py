@@ -297,7 +297,10 @@ class NotFinite(ValueError):
 
 
 class GateResult(Row):
-    """A gate's number beside its threshold. `evidence` is false where the number proves nothing (a smoke run)."""
+    """A gate's number beside its threshold. `evidence` is false where the number proves nothing (a smoke run).
+
+    `clusters`: in how many groups of alike items the n come (wordings of one request); None: each stands for itself.
+    """
 
     id: Text
     notebook: Text
@@ -309,6 +312,7 @@ class GateResult(Row):
     verdict: Literal["PASS", "FAIL", "ABSTAIN"]
     note: str = ""
     evidence: bool = True
+    clusters: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _verdict_has_value(self) -> "GateResult":

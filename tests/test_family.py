@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from ftlib import gates, paired
 from ftlib.family import (
@@ -73,8 +74,44 @@ def test_attacks_on_one_prompt_show_less_than_prompts_do():
     assert plain.p < 0.05 < fair.p < 0.25 and fair.interval.high > plain.interval.high + 0.05
     worth = 5 * 40 / 39
     assert fair.needed == math.ceil(worth * plain.needed) and fair.power < plain.power
-    with pytest.raises(ValueError, match="average other scores over each cluster first"):
-        not_worse_claim("s", before + 0.5, after, margin=0.1, seed=1, clusters=prompts)
+    assert (plain.clusters, fair.clusters) == (None, 40)
+
+
+def test_scores_in_clusters_are_claimed_by_cluster():
+    """20 requests in 3 wordings that lose 0.1 or gain 0.1 together: the t-test of 20 means, not of 60 scores."""
+    gain, of = np.repeat([0.1, -0.1] * 10, 3), np.repeat(np.arange(20), 3)
+    plain, fair = (not_worse_claim("s", [0.5] * 60, 0.5 + gain, margin=0.05, seed=1, clusters=k) for k in (None, of))
+    t = 0.05 / (gain.std(ddof=1) * math.sqrt(3 * 20 / 19 / 60))
+    assert plain.p < 0.001 < fair.p == pytest.approx(stats.t.sf(t, 19))
+    same = not_worse_claim("s", [0.5] * 60, [0.5] * 60, margin=0.05, seed=1, clusters=of)
+    assert same.p < 1 and same.clusters == 20
+
+
+def test_claims_of_wordings_are_those_of_fewer_prompts():
+    """60 requests in 3 wordings, refused alike: 57 of 60 and not 171 of 180 against 0.85, hoped 0.925."""
+    of, refused = np.repeat(np.arange(60), 3), np.repeat([1] * 57 + [0] * 3, 3)
+    given = {"threshold": 0.85, "op": ">=", "hoped": 0.925}
+    plain, fair = share_claim("h", refused, **given), share_claim("h", refused, **given, clusters=of)
+    assert plain.value == fair.value == 0.95 and (plain.clusters, fair.clusters) == (None, 60)
+    assert fair.interval == paired.share(refused, of)[1] and fair.interval.low < plain.interval.low
+    assert fair.p == paired.share_p(refused, of, threshold=0.85, op=">=") > 3 * plain.p
+    worth = 3 * 60 / 59
+    assert fair.needed == math.ceil(worth * plain.needed) > fair.n >= plain.needed and fair.power < plain.power
+    row = family_rows([fair])[0]
+    assert (row["n"], row["clusters"]) == (180, 60) and row["can n show it?"].startswith("n = 180 cannot show this")
+
+
+def test_wins_of_wordings_and_leaks_of_wordings():
+    of = np.repeat(np.arange(40), 3)
+    wins = np.repeat([1.0] * 26 + [0.0] * 14, 3)
+    plain, fair = win_claim("w", wins), win_claim("w", wins, clusters=of)
+    assert plain.p < 0.001 < fair.p and fair.interval.low < plain.interval.low
+    kinds = np.repeat(["won"] * 26 + ["lost"] * 14, 3)  # all of the spread is between kinds of a fixed number
+    assert win_claim("w", wins, clusters=of, strata=kinds).p < fair.p
+    assert win_claim("w", [0.5] * 120, clusters=of).p == 1.0
+    none = none_claim("leak", [0] * 120, rate=0.01, clusters=of)
+    assert none.p == paired.share_p([0] * 120, of, threshold=0.01, op="<=") > 0.99**40  # 40 tries, not 120
+    assert (none.needed, none.clusters) == (3 * 299, 40)
 
 
 def test_none_claim():

@@ -167,6 +167,9 @@ def judged(**change):
         ({"n": 149, "value": 0.84}, "ABSTAIN"),  # too few to say, either way
         ({"n": 20, "value": 0.2, "interval": (0.08, 0.42)}, "FAIL"),  # few, but the whole interval says no
         ({"value": None, "interval": None}, "ABSTAIN"),
+        ({"clusters": 50, "need_clusters": 50}, "PASS"),
+        ({"clusters": 49, "need_clusters": 50}, "ABSTAIN"),  # items enough, of too few requests
+        ({"clusters": 9, "need_clusters": 50, "value": 0.2, "interval": (0.08, 0.42)}, "FAIL"),
         ({"margin": 0.02}, "PASS"),  # 0.84 misses by 0.01
         ({"margin": 0.005}, "ABSTAIN"),
         ({"op": "<=", "threshold": 0.10, "value": 0.08, "interval": (0.05, 0.13)}, "PASS"),
@@ -181,6 +184,9 @@ def test_verdicts(change, verdict):
 
 def test_the_note_says_why_a_gate_abstains_and_keeps_the_fix():
     assert judged(n=40, note="add red-team prompts").note == "n = 40, 150 needed; add red-team prompts"
+    few = judged(n=100, clusters=9, need_clusters=12, note="more prompts")
+    assert few.note == "n = 100, 150 needed; 9 clusters, 12 needed; more prompts" and few.clusters == 9
+    assert judged().clusters is None and judged(clusters=60, note="train longer").note == "train longer"
     assert judged(value=None, interval=None).note == "not measured"
     assert judged(note="train longer").note == "train longer"
 

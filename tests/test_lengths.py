@@ -49,6 +49,24 @@ def test_the_truth_is_covered():
     assert np.mean(held) >= 0.86
 
 
+def test_wordings_of_one_request_are_no_comparisons_of_their_own():
+    """Each comparison three times over: the rate stays, the interval is about as wide as that of one copy."""
+    rng = np.random.default_rng(4)
+    gap = rng.normal(0, 10, size=120)
+    scores = (rng.random(120) < 0.6).astype(float)
+    once = length_controlled_win_rate(scores, np.zeros(120), gap)[1]
+    thrice = np.repeat(scores, 3), np.zeros(360), np.repeat(gap, 3)
+    of = np.repeat(np.arange(120), 3)
+    rate, plain = length_controlled_win_rate(*thrice)
+    fair_rate, fair = length_controlled_win_rate(*thrice, clusters=of)
+    width = lambda ends: ends.high - ends.low
+    assert fair_rate == rate and width(fair) == pytest.approx(width(once), rel=0.05)
+    assert width(fair) > 1.6 * width(plain)
+    kinds = np.where(np.repeat(scores, 3) > 0, "won", "lost")  # kinds of a fixed number: no noise
+    assert width(length_controlled_win_rate(*thrice, clusters=of, strata=kinds)[1]) < width(fair)
+    assert length_controlled_win_rate(*thrice, clusters=["one"] * 360)[1] == (0.0, 1.0)
+
+
 def test_word_counts():
     assert word_counts(["", "one", "two words\nand more"]).tolist() == [0, 1, 4]
 

@@ -8,7 +8,20 @@ from scipy import optimize, stats
 from statsmodels.stats import contingency_tables
 
 from ftlib.gates import paired_difference, wilson
-from ftlib.paired import changes, design_effect, difference, not_worse_p, score_z, share, share_difference
+from ftlib.paired import (
+    change_p,
+    changes,
+    degrees_of_freedom,
+    design_effect,
+    difference,
+    mean_error,
+    not_worse_p,
+    score_z,
+    share,
+    share_difference,
+    share_p,
+    win_rate,
+)
 
 
 def test_tangos_published_example():
@@ -101,6 +114,61 @@ def test_clusters_count_as_many_items_as_they_are_worth():
     assert p == pytest.approx(stats.t.sf(score_z(1.5, 0, 3, -0.1), 2))
 
 
+def test_kinds_that_differ_are_no_clusters():
+    """Two kinds of two requests, two wordings each: 1 1 1 1 | 0 1 0 0. Off the kind's mean a cluster has 0, 0 and
+    1/2, -1/2; 2/1 * (1/4 + 1/4) = 1 over the plain 8 * 5/8 * 3/8 = 15/8, so each counts in full. Without kinds the
+    clusters are off 5/8 by 3/4, 3/4, -1/4, -5/4: 4/3 * (9 + 9 + 1 + 25)/16 = 11/3 over 15/8."""
+    values, requests, kinds = [1, 1, 1, 1, 0, 1, 0, 0], list("aabbccdd"), list("hhhhbbbb")
+    assert design_effect(values, requests) == pytest.approx(88 / 45)
+    assert design_effect(values, requests, strata=kinds) == 1.0
+    assert (degrees_of_freedom(requests), degrees_of_freedom(requests, kinds)) == (3, 2)
+    rate, ends = win_rate(values, requests, strata=kinds)
+    assert rate == 5 / 8 and ends == pytest.approx(
+        wilson(5, 8, confidence=1 - 2 * stats.norm.sf(stats.t.isf(0.025, 2)))
+    )
+    # A kind of one request alone has no mean to be held beside: it is put to another.
+    assert degrees_of_freedom(["a", "b", "c"], ["h", "h", "b"]) == 2 == degrees_of_freedom("abc", "hbp")
+    with pytest.raises(ValueError, match="each cluster in one stratum, got 'a' in two"):
+        design_effect([1, 0, 1], ["a", "a", "b"], strata=["h", "b", "b"])
+    with pytest.raises(ValueError, match="one stratum per item"):
+        design_effect([1, 0], ["a", "b"], strata=["h"])
+
+
+def test_a_claim_on_clusters_is_the_binomial_test_of_what_they_are_worth():
+    """Where none of 30 differs, 10 clusters count: 0.9^10 for none, and a little more, for t is 2.262 and not 1.96."""
+    of = np.repeat(np.arange(10), 3)
+    items = 10 * (1.95996 / 2.26216) ** 2
+    assert share_p([0] * 30, of, threshold=0.1, op="<=") == pytest.approx(0.9**items, abs=1e-5)
+    assert share_p([1] * 30, of, threshold=0.9, op=">=") == pytest.approx(0.9**items, abs=1e-5)
+    assert share_p([0] * 30, of, threshold=0.1, op=">=") == share_p([1] * 30, of, threshold=0.9, op="<=") == 1.0
+    # 500 clusters of one: the exact test but for n / (n - 1) and t, which make it a little larger
+    many = [1] * 450 + [0] * 50
+    exact = stats.binomtest(450, 500, 0.85, alternative="greater").pvalue
+    assert share_p(many, range(500), threshold=0.85, op=">=") == pytest.approx(exact, rel=0.05)
+    assert share_p([1, 0], ["a", "a"], threshold=0.5, op=">=") == 1.0
+    with pytest.raises(ValueError, match="a threshold inside"):
+        share_p([1, 0], ["a", "b"], threshold=1.0, op=">=")
+
+
+def test_mcnemar_of_clusters_counts_what_they_are_worth():
+    """As above, worth 3 of 6: 3 gained, 0 lost become 1.5; z = 1.5 / sqrt(1.5), Student's with 2 degrees of freedom."""
+    p = change_p([0] * 6, [1, 1, 1, 0, 0, 0], ["a", "a", "b", "b", "c", "c"])
+    assert p == pytest.approx(2 * stats.t.sf(math.sqrt(1.5), 2))
+    assert change_p([1, 0], [1, 0], ["a", "b"]) == change_p([1, 0], [0, 0], ["a", "a"]) == 1.0
+
+
+def test_scores_in_clusters_have_students_interval():
+    """0.1 0.1 | 0.3 0.3 | 0.2 0.2: each cluster counts once, but for 3/2 * (0.04 + 0.04) over 0.04: worth 3, so
+    the error is 0.0894 * sqrt(3 / 6), and t with 2 degrees of freedom 4.303."""
+    gain, of = np.array([0.1, 0.1, 0.3, 0.3, 0.2, 0.2]), list("aabbcc")
+    error, free = mean_error(gain, of)
+    assert (error, free) == (pytest.approx(gain.std(ddof=1) * math.sqrt(0.5)), 2)
+    mean, (low, high) = difference([0.0] * 6, gain, seed=1, clusters=of)
+    reach = stats.t.isf(0.025, 2) * error
+    assert (mean, low, high) == (pytest.approx(0.2), pytest.approx(0.2 - reach), pytest.approx(0.2 + reach))
+    assert difference([0.0] * 2, [0.1, 0.2], seed=1, clusters=["a", "a"])[1] == (-1.0, 1.0)
+
+
 def test_one_prompt_alone_says_nothing_of_others():
     assert share([1, 1, 0], ["a"] * 3)[1] == (0.0, 1.0)
     assert share_difference([0, 0, 0], [1, 1, 0], clusters=["a"] * 3)[1] == (-1.0, 1.0)
@@ -138,7 +206,7 @@ def test_results_are_counted_and_scores_resampled():
     [
         (lambda: design_effect([1, 0], ["a"]), "expected one cluster per item, got .* items and 1 clusters"),
         (lambda: share([0.5], ["a"]), "results of 0 and 1 only"),
-        (lambda: difference([0.5], [1], seed=1, clusters=["a"]), "average other scores over each cluster first"),
+        (lambda: difference([0.5], [1], seed=1, clusters=["a", "b"]), "expected one cluster per item"),
         (lambda: difference([float("nan")], [1], seed=1), "finite numbers"),
         (lambda: changes([1], [1, 0]), "expected the same items twice"),
         (lambda: changes([], []), "expected the same items twice"),

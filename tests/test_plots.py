@@ -178,6 +178,8 @@ def test_gate_matrix_leaves_out_columns_that_say_nothing_and_breaks_long_names_a
     named = GATE.model_copy(update={"id": "preferences.agreement_alpha"})
     assert list(columns(plots.gate_matrix([named]))) == ["gate", "value", "needed", "n", "verdict"]
     assert columns(plots.gate_matrix([named]))["gate"] == ["preferences.agreement_alpha"]  # there is room for it
+    wordings = GATE.model_copy(update={"n": 1180, "clusters": 60})
+    assert columns(plots.gate_matrix([wordings]))["n"] == ["1,180<br>in 60"]
     two = columns(plots.gate_matrix([named, GATE.model_copy(update={"notebook": "05_validate"})]))
     assert two["gate"][0] == "preferences.<br>agreement_alpha"
     assert two["measured in"] == ["02_sft", "05_validate"]
