@@ -12,7 +12,7 @@ put under (`attacks`).
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -240,6 +240,16 @@ def mask_pii(text: str) -> str:
     for pii in reversed(find_pii(text)):
         text = f"{text[: pii.start]}[{pii.kind}]{text[pii.end :]}"
     return text
+
+
+def masked(rows: Sequence[Mapping]) -> list[dict]:
+    """Rows of a table with the personal data of every text in them masked, to be shown or kept in a report.
+
+    Example:
+        >>> masked([{"asked": "Where is TH-10482?", "n": 3}])
+        [{'asked': 'Where is [ORDER_ID]?', 'n': 3}]
+    """
+    return [{name: mask_pii(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]
 
 
 def leaked(answer: str, prompt: str) -> list[Pii]:

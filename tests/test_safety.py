@@ -14,6 +14,7 @@ from ftlib.safety import (
     is_refusal,
     leaked,
     mask_pii,
+    masked,
     profanity,
     refusal_rate,
 )
@@ -198,3 +199,10 @@ def test_import_is_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=data_path("").parent
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_rows_that_are_shown_hold_no_personal_data():
+    rows = [{"asked": "Where is TH-10482?", "said": "Write to mara@example.com.", "win": 0.5, "kind": None}]
+    shown = [{"asked": "Where is [ORDER_ID]?", "said": "Write to [EMAIL].", "win": 0.5, "kind": None}]
+    assert masked(rows) == shown
+    assert rows[0]["asked"] == "Where is TH-10482?"
