@@ -5,7 +5,7 @@ Power belongs to a question asked beforehand: "if the truth is 0.60, how often w
 
 Left out on purpose: power by simulation of whole matrices (`benchmarks/model_gates.py` does that), and items that come
 in clusters: there fewer items count than n says, so these numbers are then on the hopeful side. Divide n by
-`paired.design_effect` first, as `family.not_worse_claim` does for attacks.
+`paired.design_effect` first, as the claims of `family` do.
 """
 
 import math
