@@ -10,14 +10,19 @@ aims at a KL; a cap asks for none), and the learning rate: one knob at a time ca
 """
 
 import copy
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 from transformers import TrainerCallback
 
+from ftlib.files import write_atomic
 from ftlib.records import NotFinite
 from ftlib.train import check_weights
+
+RAISED = " -> "  # between the two betas of a row's action
 
 
 class KlGuard(TrainerCallback):
@@ -33,6 +38,9 @@ class KlGuard(TrainerCallback):
         factor: beta is multiplied by it, > 1.
         most_raises: how often beta is raised before training ends.
         keep: called after each good look, to write the checkpoint to disk.
+        undone: called when weights have come back, to forget what was summed up over the steps that were thrown away.
+        record: a JSON file of the looks so far. A training that was killed goes on with the beta that it had; the
+            weights of its checkpoint count as the last good ones.
 
     Attributes:
         rows: {"step", "kl", "beta", "action"} of each look; at step 0 the policy is the reference. "beta" is None
@@ -55,6 +63,8 @@ class KlGuard(TrainerCallback):
         factor: float = 2.0,
         most_raises: int = 3,
         keep: Callable[[], None] | None = None,
+        undone: Callable[[], None] | None = None,
+        record: Path | None = None,
     ):
         if policy not in ("stop", "raise_beta"):
             raise ValueError(f"KlGuard: expected policy 'stop' or 'raise_beta', got {policy!r}")
@@ -69,6 +79,7 @@ class KlGuard(TrainerCallback):
             )
         self.trainer, self.measure, self.every, self.cap = trainer, measure, every, cap
         self.policy, self.factor, self.most_raises, self.keep = policy, factor, most_raises, keep
+        self.undone, self.record = undone, record
         self.rows: list[dict] = []
         self.raises = 0
         self.why_stopped = "all steps done"
@@ -77,11 +88,21 @@ class KlGuard(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
         self._remember(model, optimizer)
-        self.rows = [{"step": state.global_step, "kl": 0.0, "beta": self._beta(), "action": "start"}]
+        known = json.loads(self.record.read_text(encoding="utf-8")) if self.record and self.record.exists() else []
+        self.rows = [row for row in known if state.global_step and row["step"] <= state.global_step]
+        self.raises = sum(RAISED in row["action"] for row in self.rows)
+        if self.raises:
+            self.trainer.beta *= self.factor**self.raises
+        self.rows = self.rows or [{"step": state.global_step, "kl": 0.0, "beta": self._beta(), "action": "start"}]
 
     def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
         if state.global_step % self.every and state.global_step != state.max_steps:
             return
+        self._act(state, control, model, optimizer)
+        if self.record:
+            write_atomic(self.record, json.dumps(self.rows))
+
+    def _act(self, state, control, model, optimizer) -> None:
         row = {"step": state.global_step, "kl": math.nan, "beta": self._beta()}
         self.rows.append(row)
         broken = "it could not be measured"
@@ -103,7 +124,7 @@ class KlGuard(TrainerCallback):
         if self.policy == "raise_beta" and self.raises < self.most_raises:
             self.raises += 1
             self.trainer.beta *= self.factor
-            row["action"] = f"back, beta {row['beta']:g} -> {self.trainer.beta:g}"
+            row["action"] = f"back, beta {row['beta']:g}{RAISED}{self.trainer.beta:g}"
             return
         row["action"] = "back, stopped"
         times = f" after beta was raised {self.raises} times" if self.raises else ""
@@ -130,3 +151,5 @@ class KlGuard(TrainerCallback):
         optimizer.load_state_dict(copy.deepcopy(self._moments))
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate  # the schedule goes on
+        if self.undone is not None:
+            self.undone()

@@ -14,6 +14,7 @@ are a PEFT config away in the notebook.
 
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from ftlib.files import did_you_mean
@@ -31,15 +32,15 @@ LATER_SHARE = 0.25  # of the layers, counted from the top; as `costs.Plan` has i
 LOOK_EVERY_S = 0.02
 
 
-def check_method(method: str) -> str:
-    """The name, if it is one of METHODS.
+def check_method(method: str, among: Sequence[str] = tuple(METHODS)) -> str:
+    """The name, if it is one of METHODS, or of those of them that a notebook knows.
 
     Raises:
-        ValueError: it is not; names the four.
+        ValueError: it is not; names them.
     """
-    if method not in METHODS:
+    if method not in among:
         raise ValueError(
-            f"method={method!r}: expected one of {', '.join(METHODS)}{did_you_mean(str(method), METHODS)}; correct it"
+            f"method={method!r}: expected one of {', '.join(among)}{did_you_mean(str(method), among)}; correct it"
         )
     return method
 
@@ -94,6 +95,30 @@ def below_upper(n_layers: int, share: float) -> str | None:
     return rf".*\.layers\.({'|'.join(map(str, below))})\..*" if below else None
 
 
+def left_out(n_layers: int, *, share: float, chosen: Sequence[int] = ()) -> str | None:
+    """PEFT's `exclude_modules` for adapters on chosen layers only, or on the upper share where none is chosen.
+
+    Args:
+        chosen: numbers of the layers that get an adapter, counted from 0 at the bottom.
+
+    Raises:
+        ValueError: a number that is no layer's, or one that comes twice; a share outside (0, 1].
+
+    Example:
+        >>> left_out(4, share=1.0, chosen=[1, 3])
+        '.*\\\\.layers\\\\.(0|2)\\\\..*'
+    """
+    if not chosen:
+        return below_upper(n_layers, share)
+    wrong = [n for n in chosen if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n < n_layers]
+    if wrong or len(set(chosen)) < len(chosen):
+        raise ValueError(
+            f"chosen layers: expected different whole numbers in 0..{n_layers - 1}, got {list(chosen)}; correct them"
+        )
+    others = [n for n in range(n_layers) if n not in set(chosen)]
+    return rf".*\.layers\.({'|'.join(map(str, others))})\..*" if others else None
+
+
 def adapter_config(method: str, lora):
     """The PEFT config for the trainer: `lora` where the method has an adapter, else None."""
     return lora if check_method(method) in WITH_ADAPTER else None
@@ -107,7 +132,7 @@ def train_in_fp32(model) -> int:
     return len(changed)
 
 
-def save_for(method: str, model, folder: Path, *, dtype: str) -> None:
+def save_for(method: str, model, folder: Path, *, dtype: str, not_nf4: Sequence[str] = ()) -> None:
     """Write what was trained, so that `models.load_merged(model_id, [folder])` gives the trained model.
 
     What the folder held goes first: the leavings of another method would be read as a part of this one. An adapter is a
@@ -115,12 +140,13 @@ def save_for(method: str, model, folder: Path, *, dtype: str) -> None:
 
     Args:
         dtype: as given to `load_for`.
+        not_nf4: of QLoRA, the layers of the base that were not quantised, as given to `models.load_model`.
     """
     check_method(method)
     if Path(folder).exists():
         shutil.rmtree(folder)
     if method == "qlora":
-        save_adapter(model, folder, nf4_from=dtype)
+        save_adapter(model, folder, nf4_from=dtype, not_nf4=not_nf4)
     elif method == "lora":
         model.save_pretrained(str(folder))
     else:

@@ -312,6 +312,9 @@ class GenerationMonitor(TrainerCallback):
         record: a JSON file that holds the looks so far; a resumed training goes on from it.
         tolerance: how far below the highest score a later look may lie and still become the best one; about the
             standard error of the score. 0: only a higher score does.
+        stop_when_steady: end training at a look whose "steady" is 1 (`looks.Steady`); without it, that is shown only.
+        stop_over_cap: False: a look that is shown over the cap is not kept, and what happens else is another's
+            (`kl_guard.KlGuard`).
     """
 
     def __init__(
@@ -324,7 +327,10 @@ class GenerationMonitor(TrainerCallback):
         record: Path,
         kl_cap: float | None = None,
         tolerance: float = 0.0,
+        stop_when_steady: bool = False,
+        stop_over_cap: bool = True,
     ):
+        self.stop_when_steady, self.stop_over_cap = stop_when_steady, stop_over_cap
         self.measure, self.every, self.kl_cap, self.patience = measure, every, kl_cap, patience
         self.tolerance = tolerance
         self.keep_best, self.record = keep_best, Path(record)
@@ -374,11 +380,14 @@ class GenerationMonitor(TrainerCallback):
             self.why_stopped = f"{found}; the weights of step {self.best['step'] if self.best else 0} are kept"
             control.should_training_stop = True
             return
-        if self._shown_over(row):
+        if self._shown_over(row) and self.stop_over_cap:
             self.why_stopped = f"KL {row['kl']:.3f} is over its cap of {self.kl_cap} nats a token"
             control.should_training_stop = True
         elif self.since_best >= self.patience and state.global_step < state.max_steps:
             self.why_stopped = f"no better score for {self.patience} looks"
+            control.should_training_stop = True
+        elif self.stop_when_steady and row.get("steady") and state.global_step < state.max_steps:
+            self.why_stopped = f"the win-rate is steady: it moved by {row['moved']:+.3f} since the look before"
             control.should_training_stop = True
 
 
@@ -416,11 +425,15 @@ class TailAverage(TrainerCallback):
         for mean, weight in zip(self._mean, self._weights, strict=True):
             mean.lerp_(weight.detach(), 1 / self.count)
 
+    def restart(self) -> None:
+        """Forget the steps so far: the weights they led to were thrown away."""
+        self.count, self._mean = 0, []
+
     def on_save(self, args, state, control, **kwargs):
         import torch
         from safetensors.torch import save_file
 
-        if self.count:
+        if self.count or state.global_step >= self.start:  # 0 at the very step at which it was begun anew
             tensors = {"count": torch.tensor(self.count), **{str(n): mean for n, mean in enumerate(self._mean)}}
             save_file(tensors, Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE)
 
@@ -429,7 +442,7 @@ class TailAverage(TrainerCallback):
 
         kept = load_file(path)
         self.count = int(kept.pop("count"))
-        self._mean = [kept[str(n)].to(weight.device) for n, weight in enumerate(self._weights)]
+        self._mean = [kept[str(n)].to(weight.device) for n, weight in enumerate(self._weights)] if self.count else []
 
     @contextmanager
     def in_place(self):

@@ -61,6 +61,24 @@ def test_stop_gives_the_last_good_weights_back():
     assert played.guard.why_stopped == "KL 1.250 is over its cap of 1 nats a token"
 
 
+def test_a_killed_training_goes_on_with_the_beta_that_it_had(tmp_path):
+    """Over at 10 and 20: 0.1 is doubled twice, and what was summed up is forgotten twice. Killed after the checkpoint
+    of step 20, or of step 10: two raises are known, or one."""
+    forgotten, record = [], tmp_path / "guard.json"
+    kl = {10: 2.0, 20: 2.0, 30: 0.5}
+    given = {"policy": "raise_beta", "record": record, "undone": lambda: forgotten.append(1)}
+    played = Played(dict(kl), last=30, **given)
+    played.train()
+    assert (played.trainer.beta, len(forgotten)) == (pytest.approx(0.4), 2)
+    for step, beta, raises in ((20, 0.4, 2), (10, 0.2, 1), (0, 0.1, 0)):
+        again = Played(dict(kl), last=30, **given)
+        again.guard.on_train_begin(
+            None, SimpleNamespace(global_step=step), again.control, model=again.model, optimizer=again.optimizer
+        )
+        assert (again.trainer.beta, again.guard.raises) == (pytest.approx(beta), raises)
+        assert again.guard.rows[-1]["step"] == step
+
+
 def test_a_kl_that_is_no_number_is_over_the_cap():
     played = Played({10: float("nan")})
     assert played.train() == 10 and played.weight == 0.0

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ftlib import looks, paired
 from ftlib.looks import STAKES, evidence, first_shown, mean_above
 
 
@@ -59,3 +60,81 @@ def test_scores_that_cannot_be_bet_on(scores):
         evidence(scores)
     with pytest.raises(ValueError, match="alpha inside"):
         first_shown([1.0], alpha=1.0)
+
+
+# --- looks at a model while it trains
+
+
+def steady(tmp_path, **change):
+    return looks.Steady(**{"within": 0.1, "looks": 4, "record": tmp_path / "wins.json"} | change)
+
+
+def test_a_win_rate_is_steady_when_its_move_is_shown_to_be_small(tmp_path):
+    """400 comparisons, 4 of which change each way from look 2 to 3: Tango's interval at 98.75 %."""
+    rng, rule = np.random.default_rng(1), steady(tmp_path)
+    one = (rng.random(400) < 0.3).astype(float)
+    two = np.where(np.arange(400) < 150, 1.0, one)
+    three = two.copy()
+    three[np.flatnonzero(two == 1)[:4]], three[np.flatnonzero(two == 0)[:4]] = 0.0, 1.0
+    assert [rule.see(step, scores)["steady"] for step, scores in enumerate((one, one, two, three))] == [0, 0, 0, 1]
+    assert rule.confidence == pytest.approx(1 - 0.05 / 4)
+    found = rule.see(3, three)
+    low, high = paired.share_difference(two, three, confidence=1 - 0.05 / 4)[1]
+    assert (found["moved"], found["moved_low"], found["moved_high"]) == (0.0, low, high) and high < 0.03
+
+
+def test_few_comparisons_show_no_steadiness(tmp_path):
+    """92 prompts, a third of which change their verdict: no mean move, but anything up to a tenth might be."""
+    rng, rule = np.random.default_rng(2), steady(tmp_path)
+    for step in (1, 2):
+        found = rule.see(step, rng.permutation([1.0, 0.0] * 46))
+    assert found["steady"] == 0 and found["moved_high"] - found["moved_low"] > 0.2
+
+
+def test_nothing_changed_says_as_much_as_so_many_items_can(tmp_path):
+    """z^2 / (n + z^2) at 98.75 %, z = 2.498: 0.064 of 92, and 0.236 of 20."""
+    for n, is_steady in ((92, 1), (20, 0)):
+        rule = steady(tmp_path, record=tmp_path / f"{n}.json")
+        rule.see(1, [0.5] * n)
+        found = rule.see(2, [0.5] * n)
+        assert found["moved_high"] == pytest.approx(2.4977**2 / (n + 2.4977**2), abs=1e-4)
+        assert found["steady"] == is_steady
+
+
+def test_a_killed_training_compares_with_the_look_before(tmp_path):
+    wins = np.repeat([1.0, 0.0], 100)
+    steady(tmp_path).see(1, wins)
+    steady(tmp_path).see(2, 1 - wins)  # then killed: step 2 comes again
+    again = steady(tmp_path).see(2, wins)
+    assert (again["moved"], again["steady"]) == (0.0, 1.0)
+    assert steady(tmp_path).see(1, wins)["moved_low"] == -1.0  # begun from the start again
+
+
+def test_the_error_is_shared_out_over_the_looks(tmp_path):
+    """A win-rate that moves by the margin each time: called steady at any of four looks in no more than 5 %."""
+    rng, called = np.random.default_rng(3), 0
+    for run in range(200):
+        rule, now = steady(tmp_path, record=tmp_path / f"{run}.json"), np.full(300, 0.5)
+        found = []
+        for step in (1, 2, 3, 4):
+            now = now + rng.choice([0.5, -0.5, 0.0], size=300, p=[0.35, 0.15, 0.5])  # by 0.1 on average
+            found.append(rule.see(step, now)["steady"])
+        called += any(found)
+    assert called / 200 <= 0.05
+
+
+def test_wordings_of_one_request_are_no_comparisons_of_their_own(tmp_path):
+    first, second = np.repeat([1.0, 0.0] * 20, 3), np.repeat([1.0, 0.0] * 18 + [0.0, 1.0] * 2, 3)
+    wide = {}
+    for name, of in (("plain", None), ("by request", np.repeat(np.arange(40), 3))):
+        rule = steady(tmp_path, record=tmp_path / f"{name}.json", clusters=of)
+        rule.see(1, first)
+        found = rule.see(2, second)
+        wide[name] = found["moved_high"] - found["moved_low"]
+    assert wide["by request"] > 1.5 * wide["plain"]
+
+
+def test_a_rule_that_cannot_be_kept_is_refused(tmp_path):
+    for change in ({"within": 0.0}, {"looks": 0}, {"alpha": 1.0}):
+        with pytest.raises(ValueError, match="expected a move above 0"):
+            steady(tmp_path, **change)

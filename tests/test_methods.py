@@ -189,3 +189,26 @@ def test_the_base_of_a_qlora_is_marked(folder, tmp_path):
     methods.save_for("qlora", trained_model("qlora", folder), tmp_path / "a", dtype="bf16")
     mark = json.loads((tmp_path / "a" / models.BASE_MARK).read_text(encoding="utf-8"))
     assert mark == {"from": "bf16", "not_nf4": []}
+
+
+def test_adapters_on_chosen_layers_only():
+    """Of four layers, 1 and 3; where none is chosen, the upper share; all of them leave none out."""
+    assert methods.left_out(4, share=0.75, chosen=[3, 1]) == r".*\.layers\.(0|2)\..*"
+    assert methods.left_out(4, share=0.5) == methods.below_upper(4, 0.5)
+    assert methods.left_out(2, share=0.5, chosen=[0, 1]) is None
+    for wrong in ([4], [-1], [1, 1], [True], ["1"], [1.0]):
+        with pytest.raises(ValueError, match=r"chosen layers: expected different whole numbers in 0\.\.3"):
+            methods.left_out(4, share=0.75, chosen=wrong)
+
+
+def test_a_notebook_may_know_fewer_methods():
+    assert methods.check_method("lora", methods.WITH_ADAPTER) == "lora"
+    with pytest.raises(ValueError, match="method='full': expected one of lora, qlora"):
+        methods.check_method("full", methods.WITH_ADAPTER)
+
+
+def test_the_mark_of_a_qlora_names_what_was_not_quantised(folder, tmp_path):
+    model = trained_model("qlora", folder)
+    methods.save_for("qlora", model, tmp_path / "a", dtype="bf16", not_nf4=["k_proj"])
+    mark = json.loads((tmp_path / "a" / models.BASE_MARK).read_text(encoding="utf-8"))
+    assert mark == {"from": "bf16", "not_nf4": ["k_proj"]}

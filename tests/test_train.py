@@ -388,6 +388,23 @@ def test_a_later_look_within_the_tolerance_is_kept_and_gives_no_new_patience(tmp
     assert again.kept == []  # the record holds the highest score too
 
 
+@pytest.mark.parametrize(("told", "last", "stopped"), [(False, 100, None), (True, 100, 20), (True, 20, None)])
+def test_the_monitor_stops_where_the_score_is_steady_if_told_to(told, last, stopped, tmp_path):
+    """By default that is shown and stops nothing; at the last step there is nothing left to stop."""
+    looks, is_steady = Looks(tmp_path, [], stop_when_steady=told), {10: 0.0, 20: 1.0, 30: 1.0}
+    looks.monitor.measure = lambda step: {"score": step, "kl": 0, "moved": 0.01, "steady": is_steady[step]}
+    looks.monitor.keep_best = lambda: None
+    assert looks.train(*(step for step in is_steady if step <= last), last=last) == stopped
+    said = "the win-rate is steady: it moved by +0.010 since the look before"
+    assert looks.monitor.why_stopped == (said if stopped else "all steps done")
+
+
+def test_what_happens_over_the_cap_may_be_anothers(tmp_path):
+    looks = Looks(tmp_path, [(0.5, 0.9), (0.9, 1.25, 1.1), (0.4, 0.5)], stop_over_cap=False, patience=9)
+    assert looks.train(10, 20, 30) is None
+    assert looks.kept == [10] and looks.monitor.why_stopped == "all steps done"
+
+
 def test_a_resumed_monitor_goes_on_from_its_record(tmp_path):
     Looks(tmp_path, [(0.5, 0), (0.4, 0)]).train(10, 20)
     again = Looks(tmp_path, [(0.45, 0)])
