@@ -291,8 +291,9 @@ def _log_probs(model, turns: Sequence[Turn], laid: "Tree", temperature: float, t
             at_target = logits.gather(-1, targets[rows, None])[:, 0]
             whole = top_k >= logits.shape[-1]  # nothing to sort
             kept = logits if whole else logits.topk(top_k, dim=-1).values
-            least = -math.inf if whole else kept[:, -1:] - EDGE
-            logp[rows] = (at_target - kept.logsumexp(-1)).masked_fill((at_target[:, None] < least)[:, 0], -math.inf).cpu()
+            least = -math.inf if whole else kept[:, -1] - EDGE
+            drawn = at_target - kept.logsumexp(-1)
+            logp[rows] = drawn.masked_fill(at_target < least, -math.inf).cpu()
     return _by_turn(logp, turns)
 
 
