@@ -32,15 +32,18 @@ LATER_SHARE = 0.25  # of the layers, counted from the top; as `costs.Plan` has i
 LOOK_EVERY_S = 0.02
 
 
-def check_method(method: str, among: Sequence[str] = tuple(METHODS)) -> str:
-    """The name, if it is one of METHODS, or of those of them that a notebook knows.
+def check_method(method: str, among: Sequence[str] = tuple(METHODS), *, name: str = "method") -> str:
+    """The method, if it is one of METHODS, or of those of them that a notebook knows.
+
+    Args:
+        name: of the notebook's parameter, for the message.
 
     Raises:
         ValueError: it is not; names them.
     """
     if method not in among:
         raise ValueError(
-            f"method={method!r}: expected one of {', '.join(among)}{did_you_mean(str(method), among)}; correct it"
+            f"{name}={method!r}: expected one of {', '.join(among)}{did_you_mean(str(method), among)}; correct it"
         )
     return method
 

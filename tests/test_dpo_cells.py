@@ -46,7 +46,7 @@ class Training:
         self.names = {
             "ft": ft, "math": math, "taught": [{"id": str(n)} for n in range(16)], "order": list(range(16)),
             "digest": lambda *_: "d", "reference_digest": "r", "config": SimpleNamespace(beta=0.3), "sft_weight": 1.0,
-            "trained_layers": 0.75, "chosen_layers": [], "method": "qlora", "not_nf4": [], "average": self.average,
+            "trained_layers": 0.75, "chosen_layers": [], "dpo_method": "qlora", "not_nf4": [], "average": self.average,
             "run": SimpleNamespace(stage=folder), "policy": self.policy, "trainer": self.trainer, "Steady": Steady,
             "measure": self.measure, "p": SimpleNamespace(train_batch=2, dtype="bf16"), "KlGuard": KlGuard,
             "methods": SimpleNamespace(save_for=lambda *_, **__: None), "of_request": REQUESTS, "headless": True,
@@ -149,13 +149,19 @@ def test_looks_are_as_many_as_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "full"}, "method='full': expected one of lora, qlora"),
+        ({"dpo_method": "full"}, "dpo_method='full': expected one of lora, qlora"),
         ({"over_cap": "wait"}, "expected over_cap 'stop' or 'raise_beta' and one look or more, got 'wait' and 4"),
         ({"looks": 0}, "and one look or more, got 'stop' and 0"),
     ],
 )
 def test_bad_parameters_are_refused_before_anything_is_loaded(change, message):
-    names = {"methods": methods, "p": SimpleNamespace(dtype="bf16"), "method": "qlora", "over_cap": "stop", "looks": 4}
+    names = {
+        "methods": methods,
+        "p": SimpleNamespace(dtype="bf16"),
+        "dpo_method": "qlora",
+        "over_cap": "stop",
+        "looks": 4,
+    }
     with pytest.raises(ValueError, match=message):
         run_cell(NOTEBOOK, "rests_on = [", names | change)
 
