@@ -53,7 +53,7 @@ def test_the_cells_that_judge_are_the_notebooks():
 def test_a_good_candidate_passes(case):
     found, rows = bench.judge(case, case.good, seed=SEED)
     assert failed(found) == set()
-    assert {gate.id for gate in found if gate.verdict == "PASS"} >= set(bench.RESTS_ON)
+    assert {gate.id for gate in found if gate.verdict == "PASS"} >= set(bench.NEEDED)
     assert any(row["gate"].startswith("SFT against SFT") for row in rows)
 
 
@@ -79,7 +79,7 @@ def test_refused_customers_are_seen_by_their_own_gate(case):
     for n in mine[::10]:
         texts[n] = case.refusals[n]
     found, rows = bench.judge(case, dataclasses.replace(case.good, texts=texts), seed=SEED)
-    assert "dpo.production_refused_rise" in failed(found) and not failed(found) & set(bench.RESTS_ON)
+    assert "dpo.production_refused_rise" in failed(found) and not failed(found) & set(bench.NEEDED)
     (gate,) = [gate for gate in found if gate.id == "dpo.production_refused_rise"]
     assert (len(mine[::10]), len(mine)) == (12, 112) and gate.value == pytest.approx(12 / 112)
     assert any("production_refused" in row["gate"] for row in rows)
