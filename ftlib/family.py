@@ -67,14 +67,9 @@ def share_claim(
     results_N = _zeros_and_ones(id, results)
     _hope(id, hoped, threshold, op)
     n, count = results_N.size, int(results_N.sum())
-    side = "greater" if op == ">=" else "less"
-    if clusters is None:
-        interval, worth = gates.wilson(count, n), 1.0
-        p = float(stats.binomtest(count, n, threshold, alternative=side).pvalue)
-    else:
-        interval = paired.share(results_N, clusters, strata=strata)[1]
-        worth = paired.design_effect(results_N, clusters, strata=strata)
-        p = paired.share_p(results_N, clusters, threshold=threshold, op=op, strata=strata)
+    interval = paired.share(results_N, clusters, strata=strata)[1]
+    worth = paired.design_effect(results_N, clusters, strata=strata)
+    p = paired.share_p(results_N, clusters, threshold=threshold, op=op, strata=strata)
     return Claim(
         id,
         f"{'more' if op == '>=' else 'less'} than {threshold:g}",
@@ -102,18 +97,14 @@ def win_claim(
         scores: 1 a win, 0.5 a tie, 0 a loss, shape (n,); above a half counts as won.
         clusters, strata: of each comparison, as in `share_claim`.
     """
-    value, interval = gates.win_rate(scores)
+    value, interval = paired.win_rate(scores, clusters, strata=strata)
     _hope(id, hoped, 0.5, ">=")
-    scores_N, worth = np.asarray(scores, dtype=float), 1.0
+    scores_N = np.asarray(scores, dtype=float)
     n, decided = scores_N.size, np.flatnonzero(scores_N != 0.5)
-    won = int((scores_N > 0.5).sum())
-    p = float(stats.binomtest(won, decided.size, 0.5, alternative="greater").pvalue) if decided.size else 1.0
-    if clusters is not None:
-        interval = paired.win_rate(scores_N, clusters, strata=strata)[1]
-        worth = paired.design_effect(scores_N, clusters, strata=strata)
-        of_decided = lambda names: None if names is None else [names[k] for k in decided]
-        given = {"clusters": of_decided(clusters), "strata": of_decided(strata), "threshold": 0.5, "op": ">="}
-        p = paired.share_p(scores_N[decided] > 0.5, **given) if decided.size else 1.0
+    worth = paired.design_effect(scores_N, clusters, strata=strata)
+    of_decided = lambda names: None if names is None else [names[k] for k in decided]
+    given = {"clusters": of_decided(clusters), "strata": of_decided(strata), "threshold": 0.5, "op": ">="}
+    p = paired.share_p(scores_N[decided] > 0.5, **given) if decided.size else 1.0
     return Claim(
         id,
         "more than 0.5",
@@ -166,7 +157,7 @@ def not_worse_claim(
     if np.abs(gain_N).max() > 1:
         raise ValueError(f"{id}: expected scores within [0, 1], got a difference of {np.abs(gain_N).max():g}; rescale")
     n = gain_N.size
-    worth = 1.0 if clusters is None else paired.design_effect(gain_N, clusters, strata=strata)
+    worth = paired.design_effect(gain_N, clusters, strata=strata)
     if counted:
         of = {"clusters": clusters, "strata": strata}
         p = paired.not_worse_p(one_N, two_N, margin=margin, higher_is_better=higher_is_better, **of)
@@ -213,12 +204,9 @@ def none_claim(
     """
     bad_N = _zeros_and_ones(id, bad)
     n, seen = bad_N.size, int(bad_N.sum())
-    if clusters is None:
-        interval, worth, p = gates.wilson(seen, n), 1.0, float(stats.binom.cdf(seen, n, rate))
-    else:
-        interval = paired.share(bad_N, clusters, strata=strata)[1]
-        worth = paired.design_effect(bad_N, clusters, strata=strata)
-        p = paired.share_p(bad_N, clusters, threshold=rate, op="<=", strata=strata)
+    interval = paired.share(bad_N, clusters, strata=strata)[1]
+    worth = paired.design_effect(bad_N, clusters, strata=strata)
+    p = paired.share_p(bad_N, clusters, threshold=rate, op="<=", strata=strata)
     needed = math.ceil(worth * gates.zero_failures_needed(rate))
     can = 1.0 if n >= needed else 0.0  # with nothing to find, zero of n shows it or does not
     return Claim(id, f"less than {rate:g}", seen / n, interval, n, p, can, needed, clusters=_number_of(clusters))

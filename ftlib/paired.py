@@ -42,14 +42,14 @@ def changes(baseline: ArrayLike, candidate: ArrayLike) -> tuple[int, int, int]:
 
 
 def design_effect(
-    values: ArrayLike, clusters: Sequence[Hashable], *, strata: Sequence[Hashable] | None = None
+    values: ArrayLike, clusters: Sequence[Hashable] | None, *, strata: Sequence[Hashable] | None = None
 ) -> float:
     """How many items of these count as much as one independent item: the variance of the mean with clusters, over that
     without them. Never below 1, for clusters that differ less than chance are chance.
 
     Args:
         values: one number per item, shape (n,).
-        clusters: of each item, e.g. the id of the prompt that was attacked.
+        clusters: of each item, e.g. the id of the prompt that was attacked; None: each item stands for itself.
         strata: of each item, e.g. its kind, where each kind has a number of items that was fixed beforehand. Clusters
             are then held beside their own stratum's mean. A stratum of a single cluster is put to another.
 
@@ -65,6 +65,8 @@ def design_effect(
         4.0
     """
     values_N = np.asarray(values, dtype=float)
+    if clusters is None:
+        return 1.0
     if values_N.ndim != 1 or values_N.size == 0 or len(clusters) != values_N.size:
         raise ValueError(f"expected one cluster per item, got {values_N.shape} items and {len(clusters)} clusters")
     place_N, parts = _parts(clusters, strata)
@@ -81,7 +83,7 @@ def design_effect(
 
 def share(
     results: ArrayLike,
-    clusters: Sequence[Hashable],
+    clusters: Sequence[Hashable] | None,
     *,
     strata: Sequence[Hashable] | None = None,
     confidence: float = 0.95,
@@ -90,19 +92,19 @@ def share(
 
     Args:
         results: 0 or 1 per item, shape (n,).
-        clusters: of each item.
+        clusters: of each item; None: each stands for itself.
         strata: as in `design_effect`.
 
     Raises:
         ValueError: no items, a result that is neither 0 nor 1, or not one cluster per item.
     """
-    changes(np.zeros(len(clusters)), results)
+    changes(np.zeros(np.size(results)), results)
     return win_rate(results, clusters, strata=strata, confidence=confidence)
 
 
 def win_rate(
     scores: ArrayLike,
-    clusters: Sequence[Hashable],
+    clusters: Sequence[Hashable] | None,
     *,
     strata: Sequence[Hashable] | None = None,
     confidence: float = 0.95,
@@ -111,14 +113,14 @@ def win_rate(
 
     Args:
         scores: 1 a win, 0.5 a tie, 0 a loss, shape (n,).
-        clusters: of each comparison, e.g. what its prompt is one wording of.
+        clusters: of each comparison, e.g. what its prompt is one wording of; None: each stands for itself.
         strata: as in `design_effect`.
 
     Raises:
         ValueError: no score, one outside [0, 1], or not one cluster per score.
     """
     rate, _ = gates.win_rate(scores)
-    worth, n = design_effect(scores, clusters, strata=strata), len(clusters)
+    worth, n = design_effect(scores, clusters, strata=strata), np.size(scores)
     limit = _limit(1 - confidence, clusters, strata)
     if math.isinf(limit):
         return rate, Interval(0.0, 1.0)
@@ -128,7 +130,7 @@ def win_rate(
 
 def share_p(
     results: ArrayLike,
-    clusters: Sequence[Hashable],
+    clusters: Sequence[Hashable] | None,
     *,
     threshold: float,
     op: Literal[">=", "<="],
@@ -141,7 +143,7 @@ def share_p(
 
     Args:
         results: 0 or 1 per item, shape (n,).
-        clusters: of each item.
+        clusters: of each item; None: each stands for itself.
         op: ">=" for the claim that the share is more than the threshold, "<=" that it is less.
         strata: as in `design_effect`.
 
@@ -150,7 +152,7 @@ def share_p(
     """
     if op not in (">=", "<=") or not 0 < threshold < 1:
         raise ValueError(f"expected op '>=' or '<=' and a threshold inside (0, 1), got {op!r} and {threshold}")
-    hits, _, n = changes(np.zeros(len(clusters)), results)
+    hits, _, n = changes(np.zeros(np.size(results)), results)
     limit = _limit(0.05, clusters, strata)
     if math.isinf(limit):
         return 1.0
@@ -338,8 +340,6 @@ def _counts(
 ) -> tuple[float, float, float]:
     """`changes`, as many as they are worth where items come in clusters."""
     gained, lost, n = changes(baseline, candidate)
-    if clusters is None:
-        return gained, lost, n
     gap_N = np.asarray(candidate, dtype=float) - np.asarray(baseline, dtype=float)
     worth = design_effect(gap_N, clusters, strata=strata)
     return gained / worth, lost / worth, n / worth
