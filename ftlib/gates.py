@@ -167,8 +167,23 @@ def paired_difference(
     Raises:
         ValueError: if the lengths differ, or a score is not finite.
     """
-    baseline_N, candidate_N = _pair(baseline, candidate)
+    baseline_N, candidate_N = paired_scores(baseline, candidate)
     return mean_interval(candidate_N - baseline_N, seed=seed, confidence=confidence)
+
+
+def paired_scores(baseline: ArrayLike, candidate: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Both lists as arrays of shape (n,), checked.
+
+    Raises:
+        ValueError: if the lengths differ, or a score is not finite.
+    """
+    baseline_N, candidate_N = _finite(baseline, "baseline"), _finite(candidate, "candidate")
+    if baseline_N.size != candidate_N.size:
+        raise ValueError(
+            f"expected the same items twice, got {baseline_N.size} of the baseline and {candidate_N.size} of the "
+            "candidate; measure both on one list of items"
+        )
+    return baseline_N, candidate_N
 
 
 def mcnemar(baseline: ArrayLike, candidate: ArrayLike) -> float:
@@ -177,7 +192,7 @@ def mcnemar(baseline: ArrayLike, candidate: ArrayLike) -> float:
     Raises:
         ValueError: if the lengths differ, or a result is neither 0 nor 1.
     """
-    baseline_N, candidate_N = _pair(baseline, candidate)
+    baseline_N, candidate_N = paired_scores(baseline, candidate)
     if not (np.isin(baseline_N, (0, 1)).all() and np.isin(candidate_N, (0, 1)).all()):
         raise ValueError("expected results of 0 and 1 only, got others; use paired_difference for scores")
     gained = int(((baseline_N == 0) & (candidate_N == 1)).sum())
@@ -412,13 +427,3 @@ def _finite(values: ArrayLike, what: str) -> np.ndarray:
             f"{int((~np.isfinite(values_N)).sum())} not finite; drop or mend those items"
         )
     return values_N
-
-
-def _pair(baseline: ArrayLike, candidate: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    baseline_N, candidate_N = _finite(baseline, "baseline"), _finite(candidate, "candidate")
-    if baseline_N.size != candidate_N.size:
-        raise ValueError(
-            f"expected the same items twice, got {baseline_N.size} of the baseline and {candidate_N.size} of the "
-            "candidate; measure both on one list of items"
-        )
-    return baseline_N, candidate_N

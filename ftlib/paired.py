@@ -305,8 +305,9 @@ def difference(
         return share_difference(baseline, candidate, clusters=clusters, strata=strata, confidence=confidence)
     if clusters is None:
         return gates.paired_difference(baseline, candidate, seed=seed, confidence=confidence)
-    mean, _ = gates.paired_difference(baseline, candidate, seed=seed)  # checks the scores too
-    error, free = mean_error(np.asarray(candidate, float) - np.asarray(baseline, float), clusters, strata=strata)
+    one_N, two_N = gates.paired_scores(baseline, candidate)
+    mean = float((two_N - one_N).mean())
+    error, free = mean_error(two_N - one_N, clusters, strata=strata)
     if not free:
         return mean, Interval(-1.0, 1.0)
     reach = float(stats.t.isf((1 - confidence) / 2, free)) * error
