@@ -11,8 +11,10 @@ Left out on purpose: calibration on gold items (`calibration` puts it around a s
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -20,7 +22,7 @@ import numpy as np
 from ftlib.files import utc_now
 from ftlib.records import ADJUDICATOR, Candidate, Rating
 from ftlib.schema import CHOICES
-from ftlib.store import LEASE_SECONDS, RatingStore, SlotTaken
+from ftlib.store import LEASE_SECONDS, RatingStore, SlotTaken, open_store
 
 Choice = Literal["A", "B", "tie", "both_bad", "skip"]
 Side = Literal["left", "right"]
@@ -359,6 +361,34 @@ def replay(session: RatingSession, votes: Sequence[Rating] | Rater) -> int:
             session.submit(**fields, item_id=recorded.item_id, recorded=recorded)
             given += 1
     return given
+
+
+def replay_apart(
+    items: Sequence[Candidate],
+    given: Mapping[str, Sequence[Rating] | Rater],
+    *,
+    seed: int,
+    simulated: bool = False,
+) -> tuple[int, list[Rating]]:
+    """Votes through the sessions of several raters, into a store of their own that is thrown away.
+
+    Args:
+        given: rater's name -> what `replay` takes.
+        seed, simulated: of the sessions.
+
+    Returns:
+        (how many votes were given, those that stand).
+    """
+    with TemporaryDirectory() as folder:
+        store = open_store(Path(folder) / "votes.db")
+        try:
+            count = sum(
+                replay(RatingSession(store, rater, items, seed, simulated=simulated), votes)
+                for rater, votes in given.items()
+            )
+            return count, store.ratings(item_ids=[item.id for item in items])
+        finally:
+            store.close()
 
 
 def simulated_rater(

@@ -7,14 +7,11 @@ Left out on purpose: biases with a direction (position, length), which `planted`
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ftlib.judges import Rubric, compare, rubric_score
 from ftlib.label_noise import right_from_agreement
-from ftlib.ratings import RatingSession, replay, simulated_rater
+from ftlib.ratings import replay_apart, simulated_rater
 from ftlib.records import Candidate, Rating
-from ftlib.store import open_store
 
 GOOD_ENOUGH = 0.3  # of `rubric_score`: where neither answer reaches it, a rater says "both bad"
 
@@ -73,14 +70,8 @@ def team_votes(
         len(items) * raters votes, each marked as simulated.
     """
     noise = slips_for(agreement)
-    with TemporaryDirectory() as folder:
-        store = open_store(Path(folder) / "team.db")
-        try:
-            store.add_items(items)
-            for number in range(1, raters + 1):
-                name = f"sim-{number}"
-                rater = simulated_rater(judge, seed=10 * seed + number, noise=noise, left_bias=0.0)
-                replay(RatingSession(store, name, items, seed, simulated=True), rater)
-            return store.ratings(item_ids=[item.id for item in items])
-        finally:
-            store.close()
+    team = {
+        f"sim-{number}": simulated_rater(judge, seed=10 * seed + number, noise=noise, left_bias=0.0)
+        for number in range(1, raters + 1)
+    }
+    return replay_apart(items, team, seed=seed, simulated=True)[1]

@@ -16,13 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from ftlib.desk import Trajectory
-from ftlib.ratings import RatingSession, replay
+from ftlib.ratings import replay_apart
 from ftlib.records import Candidate, Rating, load_jsonl
-from ftlib.store import open_store
 
 ITEMS = "rating_items.jsonl"  # pairs of rollouts as `records.Candidate`, beside the votes on them
 OPENING = 2  # messages that all rollouts of a case share: the system's and the customer's
@@ -94,15 +92,7 @@ def recorded_votes(path: str | Path, *, seed: int) -> tuple[list[Candidate], lis
     """
     path = Path(path)
     items, votes = load_jsonl(path.with_name(ITEMS), Candidate), load_jsonl(path, Rating)
-    given = 0
-    with TemporaryDirectory() as folder:
-        store = open_store(Path(folder) / "votes.db")
-        try:
-            for rater in sorted({vote.rater for vote in votes}):
-                given += replay(RatingSession(store, rater, items, seed), votes)
-            standing = store.ratings(item_ids=[item.id for item in items])
-        finally:
-            store.close()
+    given, standing = replay_apart(items, dict.fromkeys(sorted({vote.rater for vote in votes}), votes), seed=seed)
     if given != len(votes):
         raise ValueError(
             f"{path}: {len(votes) - given} of {len(votes)} votes are on pairs that {ITEMS} does not have; give both "
