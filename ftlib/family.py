@@ -68,7 +68,7 @@ def share_claim(
     _hope(id, hoped, threshold, op)
     n, count = results_N.size, int(results_N.sum())
     interval = paired.share(results_N, clusters, strata=strata)[1]
-    worth = paired.design_effect(results_N, clusters, strata=strata)
+    size = _size(results_N, clusters, strata)
     p = paired.share_p(results_N, clusters, threshold=threshold, op=op, strata=strata)
     return Claim(
         id,
@@ -77,8 +77,8 @@ def share_claim(
         interval,
         n,
         p,
-        power.share_power(max(1, int(n / worth)), hoped, threshold),
-        math.ceil(worth * power.share_items_needed(hoped, threshold)),
+        power.share_power(int(size), hoped, threshold),
+        math.ceil(n / size * power.share_items_needed(hoped, threshold)),
         clusters=_number_of(clusters),
     )
 
@@ -101,7 +101,7 @@ def win_claim(
     _hope(id, hoped, 0.5, ">=")
     scores_N = np.asarray(scores, dtype=float)
     n, decided = scores_N.size, np.flatnonzero(scores_N != 0.5)
-    worth = paired.design_effect(scores_N, clusters, strata=strata)
+    size = _size(scores_N, clusters, strata)
     of_decided = lambda names: None if names is None else [names[k] for k in decided]
     given = {"clusters": of_decided(clusters), "strata": of_decided(strata), "threshold": 0.5, "op": ">="}
     p = paired.share_p(scores_N[decided] > 0.5, **given) if decided.size else 1.0
@@ -112,8 +112,8 @@ def win_claim(
         interval,
         n,
         p,
-        power.share_power(max(1, int(n / worth)), hoped, 0.5),
-        math.ceil(worth * power.share_items_needed(hoped, 0.5)),
+        power.share_power(int(size), hoped, 0.5),
+        math.ceil(n / size * power.share_items_needed(hoped, 0.5)),
         clusters=_number_of(clusters),
     )
 
@@ -157,7 +157,7 @@ def not_worse_claim(
     if np.abs(gain_N).max() > 1:
         raise ValueError(f"{id}: expected scores within [0, 1], got a difference of {np.abs(gain_N).max():g}; rescale")
     n = gain_N.size
-    worth = paired.design_effect(gain_N, clusters, strata=strata)
+    size = _size(gain_N, clusters, strata)
     if counted:
         of = {"clusters": clusters, "strata": strata}
         p = paired.not_worse_p(one_N, two_N, margin=margin, higher_is_better=higher_is_better, **of)
@@ -167,7 +167,8 @@ def not_worse_claim(
         sd = math.sqrt(max(margin, lost + min(lost, float((gain_N > 0).mean()))))
     else:
         p = _mean_above(gain_N, -margin, clusters, strata)
-        sd = float(gain_N.std(ddof=1)) if n > 1 else 1.0
+        # No spread to judge by: at the margin a share of it would lose all, as above.
+        sd = float(gain_N.std(ddof=1)) if np.ptp(gain_N) > 0 else math.sqrt(margin)
     return Claim(
         id,
         f"no worse than {margin:g}",
@@ -175,8 +176,8 @@ def not_worse_claim(
         interval,
         n,
         p,
-        power.difference_power(n / worth, sd, hoped + margin),
-        math.ceil(worth * power.difference_items_needed(sd, hoped + margin)),
+        power.difference_power(size, sd, hoped + margin),
+        math.ceil(n / size * power.difference_items_needed(sd, hoped + margin)),
         margin,
         -float(gain_N.mean()),
         _number_of(clusters),
@@ -195,8 +196,8 @@ def none_claim(
 
     Args:
         bad: 0 or 1 per try, shape (n,).
-        clusters: of each try. Where nothing is seen, nothing tells how alike the tries of a cluster are, and each
-            cluster counts as one try.
+        clusters: of each try. Where nothing is seen, nothing tells how alike the tries of a cluster are: a guess is
+            taken (`paired.ALIKE`).
         strata: of each try, as in `paired.design_effect`.
 
     Raises:
@@ -205,9 +206,8 @@ def none_claim(
     bad_N = _zeros_and_ones(id, bad)
     n, seen = bad_N.size, int(bad_N.sum())
     interval = paired.share(bad_N, clusters, strata=strata)[1]
-    worth = paired.design_effect(bad_N, clusters, strata=strata)
     p = paired.share_p(bad_N, clusters, threshold=rate, op="<=", strata=strata)
-    needed = math.ceil(worth * gates.zero_failures_needed(rate))
+    needed = math.ceil(n / _size(bad_N, clusters, strata) * gates.zero_failures_needed(rate))
     can = 1.0 if n >= needed else 0.0  # with nothing to find, zero of n shows it or does not
     return Claim(id, f"less than {rate:g}", seen / n, interval, n, p, can, needed, clusters=_number_of(clusters))
 
@@ -316,6 +316,11 @@ def _number_of(clusters: Sequence[Hashable] | None) -> int | None:
     return None if clusters is None else len(set(clusters))
 
 
+def _size(values_N: np.ndarray, clusters: Sequence[Hashable] | None, strata: Sequence[Hashable] | None) -> float:
+    """As how many independent items these count; one at least, for power is asked of items."""
+    return max(1.0, paired.effective_n(values_N, clusters, strata=strata))
+
+
 def _mean_above(
     values_N: np.ndarray,
     floor: float,
@@ -331,8 +336,7 @@ def _mean_above(
     if values_N[0] <= floor:
         return 1.0
     # No spread to judge by. A mean at the floor needs a share of -floor that loses all; none of n did.
-    tries = values_N.size if clusters is None else len(set(clusters))
-    return float((1 - abs(floor)) ** tries) if floor < 0 else 0.0
+    return float((1 - abs(floor)) ** _size(values_N, clusters, strata)) if floor < 0 else 0.0
 
 
 def _zeros_and_ones(id: str, results: ArrayLike) -> np.ndarray:

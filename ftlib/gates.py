@@ -33,19 +33,19 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(successes: float, n: int, *, confidence: float = 0.95) -> Interval:
+def wilson(successes: float, n: float, *, confidence: float = 0.95) -> Interval:
     """Wilson's interval of a share: it stays inside [0, 1] and is sound near both ends and for small n.
 
     Raises:
-        ValueError: if n < 1, or successes are not within 0..n.
+        ValueError: if n is not above 0, or successes are not within 0..n.
 
     Example:
         >>> low, high = wilson(0, 10)
         >>> round(low, 3), round(high, 3)
         (0.0, 0.278)
     """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"expected n >= 1 and 0 <= successes <= n, got {successes} of {n}; count the items again")
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"expected n > 0 and 0 <= successes <= n, got {successes} of {n}; count the items again")
     low, high = proportion.proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
     # At the ends the formula gives 0 and 1 but for rounding.
     return Interval(0.0 if successes == 0 else float(low), 1.0 if successes == n else float(high))

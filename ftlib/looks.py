@@ -137,6 +137,8 @@ class Steady:
             ValueError: no scores, or another number of them than at the look before.
         """
         scores_N = np.asarray(scores, dtype=float)
+        if scores_N.size == 0:
+            raise ValueError("expected the scores of one comparison or more, got none; judge some prompts at each look")
         known = json.loads(self.record.read_text(encoding="utf-8")) if self.record.exists() else []
         known = [row for row in known if row["step"] < step]
         self.record.parent.mkdir(parents=True, exist_ok=True)
@@ -145,9 +147,9 @@ class Steady:
             return {"moved": 0.0, "moved_low": -1.0, "moved_high": 1.0, "steady": 0.0}
         before_N = np.array(known[-1]["scores"])
         given = {"confidence": self.confidence, **self.groups}
-        if np.array_equal(before_N, scores_N):  # no spread to judge by: none of n comparisons has changed
+        if np.array_equal(before_N, scores_N):  # no spread to judge by: no comparison has changed
             zeros = np.zeros(scores_N.size)
-            moved, (low, high) = paired.share_difference(zeros, zeros, confidence=self.confidence)
+            moved, (low, high) = paired.share_difference(zeros, zeros, **given)
         else:
             moved, (low, high) = paired.difference(before_N, scores_N, seed=step, **given)
         steady = -self.within < low and high < self.within

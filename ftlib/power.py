@@ -4,8 +4,8 @@ Power belongs to a question asked beforehand: "if the truth is 0.60, how often w
 0.50?" It is never computed from the number that was measured; that would only say the p-value again in other words.
 
 Left out on purpose: power by simulation of whole matrices (`benchmarks/model_gates.py` does that), and items that come
-in clusters: there fewer items count than n says, so these numbers are then on the hopeful side. Divide n by
-`paired.design_effect` first, as the claims of `family` do.
+in clusters: there fewer items count than n says, so these numbers are then on the hopeful side. Take
+`paired.effective_n` for n, as the claims of `family` do.
 """
 
 import math
@@ -55,7 +55,7 @@ def difference_power(n: float, sd: float, effect: float, *, alpha: float = ALPHA
     """How often n paired items show a mean difference that lies `effect` beyond what is to be ruled out (one-sided).
 
     Args:
-        n: items; those of clusters count as many as they are worth (`paired.design_effect`).
+        n: items; those of clusters count as many as they are worth (`paired.effective_n`).
         sd: standard deviation of the differences, item by item.
         effect: distance between the hoped difference and the one to rule out; for "no worse than the margin", with a
             candidate hoped to be as good as the baseline, this is the margin.

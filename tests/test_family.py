@@ -72,7 +72,7 @@ def test_attacks_on_one_prompt_show_less_than_prompts_do():
     )
     assert plain.value == fair.value == 0.05 and plain.n == fair.n == 200
     assert plain.p < 0.05 < fair.p < 0.25 and fair.interval.high > plain.interval.high + 0.05
-    worth = 5 * 40 / 39
+    worth = 5 * 40 / 39 * (2.02269 / 1.95996) ** 2  # five of a prompt are alike, and Student's limit for 39
     assert fair.needed == math.ceil(worth * plain.needed) and fair.power < plain.power
     assert (plain.clusters, fair.clusters) == (None, 40)
 
@@ -95,7 +95,7 @@ def test_claims_of_wordings_are_those_of_fewer_prompts():
     assert plain.value == fair.value == 0.95 and (plain.clusters, fair.clusters) == (None, 60)
     assert fair.interval == paired.share(refused, of)[1] and fair.interval.low < plain.interval.low
     assert fair.p == paired.share_p(refused, of, threshold=0.85, op=">=") > 3 * plain.p
-    worth = 3 * 60 / 59
+    worth = 3 * 60 / 59 * (2.00100 / 1.95996) ** 2  # clusters of three alike, and Student's limit for 59
     assert fair.needed == math.ceil(worth * plain.needed) > fair.n >= plain.needed and fair.power < plain.power
     row = family_rows([fair])[0]
     assert (row["n"], row["clusters"]) == (180, 60) and row["can n show it?"].startswith("n = 180 cannot show this")
@@ -110,8 +110,22 @@ def test_wins_of_wordings_and_leaks_of_wordings():
     assert win_claim("w", wins, clusters=of, strata=kinds).p < fair.p
     assert win_claim("w", [0.5] * 120, clusters=of).p == 1.0
     none = none_claim("leak", [0] * 120, rate=0.01, clusters=of)
-    assert none.p == paired.share_p([0] * 120, of, threshold=0.01, op="<=") > 0.99**40  # 40 tries, not 120
-    assert (none.needed, none.clusters) == (3 * 299, 40)
+    assert none.p == paired.share_p([0] * 120, of, threshold=0.01, op="<=") > 0.99**75  # 120 / 1.6 tries, not 120
+    assert (none.needed, none.clusters) == (math.ceil(1.6 * (2.02269 / 1.95996) ** 2 * 299), 40)
+    # Power and p agree: 299 tries of a cluster each are a little fewer, for 298 degrees of freedom
+    edge = none_claim("leak", [0] * 299, rate=0.01, clusters=range(299))
+    assert edge.p > 0.05 and edge.power == 0.0 and edge.needed == 302  # 299 * (1.96793 / 1.95996)^2
+
+
+def test_a_few_clusters_do_not_break_the_power():
+    for of in (list("aabb"), list("aaaa")):
+        claim = not_worse_claim("s", [0.5] * 4, [0.5] * 4, margin=0.05, seed=1, clusters=of)
+        assert claim.p > 0.9 and claim.power < 0.2
+    low, high = 0.0013692500850740474, 0.4287021382937847
+    halves = not_worse_claim(
+        "s", [low] * 3 + [high] * 3, [high] * 3 + [low] * 3, margin=0.05, seed=1, clusters=list("aaabbb")
+    )
+    assert 0 < halves.power < 1
 
 
 def test_none_claim():

@@ -36,7 +36,7 @@ def test_wilson_at_the_ends_stays_inside_and_keeps_a_width():
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 0), (5, 4), (-1, 3)])
 def test_wilson_refuses_impossible_counts(successes, n):
-    with pytest.raises(ValueError, match="expected n >= 1 and 0 <= successes <= n"):
+    with pytest.raises(ValueError, match="expected n > 0 and 0 <= successes <= n"):
         wilson(successes, n)
 
 

@@ -101,6 +101,16 @@ def test_nothing_changed_says_as_much_as_so_many_items_can(tmp_path):
         assert found["steady"] == is_steady
 
 
+def test_wordings_that_did_not_change_say_as_much_as_they_are_worth(tmp_path):
+    """90 comparisons in 30 requests count as 90 / 1.6; in one request they say nothing."""
+    for name, of, ends in (("three", [n // 3 for n in range(90)], (0.05, 0.15)), ("one", ["a"] * 90, (1.0, 1.0))):
+        rule = steady(tmp_path, record=tmp_path / f"{name}.json", clusters=of)
+        rule.see(1, [0.5] * 90)
+        assert ends[0] <= rule.see(2, [0.5] * 90)["moved_high"] <= ends[1]
+    with pytest.raises(ValueError, match="expected the scores of one comparison or more"):
+        rule.see(3, [])
+
+
 def test_a_killed_training_compares_with_the_look_before(tmp_path):
     wins = np.repeat([1.0, 0.0], 100)
     steady(tmp_path).see(1, wins)

@@ -1,5 +1,6 @@
 """paired: Tango's published example, McNemar at zero, the restricted likelihood by brute force, coverage."""
 
+import itertools
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from ftlib.paired import (
     degrees_of_freedom,
     design_effect,
     difference,
+    effective_n,
     mean_error,
     not_worse_p,
     score_z,
@@ -95,9 +97,40 @@ def test_the_design_effect_by_hand():
     """Three prompts, two tries each, 1 1 | 1 0 | 0 0: off the mean by 1, 0, -1 a prompt, so 3/2 * 2 over 6 * 1/4."""
     prompts = ["a", "a", "b", "b", "c", "c"]
     assert design_effect([1, 1, 1, 0, 0, 0], prompts) == pytest.approx(2.0)
-    assert design_effect([1, 0] * 3, prompts) == 1.0  # prompts that are more alike than chance are chance
-    assert design_effect([0] * 6, prompts) == 2.0  # nothing tells them apart: three prompts count as three
+    # Prompts that are more alike than chance are chance: 1, and the guess 1 + 1 * 0.3 with the weight of a prompt's
+    # two tries beside the three that are not like the others: (3 * 1 + 2 * 1.3) / 5
+    assert design_effect([1, 0] * 3, prompts) == pytest.approx(1.12)
+    assert design_effect([0] * 6, prompts) == pytest.approx(1.3)  # nothing tells: the guess alone
+    assert design_effect([0] * 6, ["a", "b", "b", "b", "b", "b"]) == pytest.approx(1 + (26 / 6 - 1) * 0.3)
+    assert design_effect([0, 1, 0], ["a"] * 3) == 3.0  # one prompt is all there is
     assert design_effect([1, 1, 0, 0, 1, 0], range(6)) == pytest.approx(6 / 5)  # each its own: n / (n - 1)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "wordings", "margin"), [(28, 4, 0.05), (148, 3, 0.01), (60, 3, 0.02), (13, 12, 0.05)]
+)
+def test_one_failure_is_no_better_evidence_than_none(clusters, wordings, margin):
+    """At the sizes of notebook 05: with each failure, in a cluster of its own, p rises, the end goes up."""
+    of, n = np.repeat(np.arange(clusters), wordings), clusters * wordings
+    p, ends, leaks = [], [], []
+    for failures in range(5):
+        bad = np.zeros(n)
+        bad[np.arange(failures) * wordings] = 1
+        p.append(not_worse_p(np.ones(n), 1 - bad, margin=margin, clusters=of))
+        ends.append(share(bad, of)[1].high)
+        leaks.append(share_p(bad, of, threshold=margin, op="<="))
+    assert all(one < two for one, two in itertools.pairwise(p) if two < 0.5), p
+    assert all(one < two for found in (ends, leaks) for one, two in itertools.pairwise(found)), (ends, leaks)
+
+
+def test_two_clusters_have_an_interval_and_it_is_wide():
+    """Student's limit of one degree of freedom is 12.7: (1.96 / 12.7)^2 of 4 / 2.65 items are left."""
+    for results in ([1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]):
+        value, (low, high) = share(results, list("aabb"))
+        assert 0 <= low <= value <= high <= 1 and high - low > 0.9
+    value, (low, high) = win_rate([1, 1, 0, 0, 1, 1], list("aabbcc"), confidence=1 - 0.05 / 4)
+    assert low < 0.05 and high > 0.95 and value == pytest.approx(4 / 6)
+    assert effective_n([1, 0], ["a", "a"]) == 0 and effective_n([1, 0], None) == pytest.approx(2.0)
 
 
 def test_clusters_count_as_many_items_as_they_are_worth():
@@ -120,12 +153,11 @@ def test_kinds_that_differ_are_no_clusters():
     clusters are off 5/8 by 3/4, 3/4, -1/4, -5/4: 4/3 * (9 + 9 + 1 + 25)/16 = 11/3 over 15/8."""
     values, requests, kinds = [1, 1, 1, 1, 0, 1, 0, 0], list("aabbccdd"), list("hhhhbbbb")
     assert design_effect(values, requests) == pytest.approx(88 / 45)
-    assert design_effect(values, requests, strata=kinds) == 1.0
+    assert design_effect(values, requests, strata=kinds) == pytest.approx(1.12)  # 1, and the guess beside it as above
     assert (degrees_of_freedom(requests), degrees_of_freedom(requests, kinds)) == (3, 2)
     rate, ends = win_rate(values, requests, strata=kinds)
-    assert rate == 5 / 8 and ends == pytest.approx(
-        wilson(5, 8, confidence=1 - 2 * stats.norm.sf(stats.t.isf(0.025, 2)))
-    )
+    items = 8 / 1.12 * (1.95996 / 4.30265) ** 2
+    assert rate == 5 / 8 and ends == pytest.approx(wilson(5 / 8 * items, items), abs=1e-5)
     # A kind of one request alone has no mean to be held beside: it is put to another.
     assert degrees_of_freedom(["a", "b", "c"], ["h", "h", "b"]) == 2 == degrees_of_freedom("abc", "hbp")
     with pytest.raises(ValueError, match="each cluster in one stratum, got 'a' in two"):
@@ -135,9 +167,9 @@ def test_kinds_that_differ_are_no_clusters():
 
 
 def test_a_claim_on_clusters_is_the_binomial_test_of_what_they_are_worth():
-    """Where none of 30 differs, 10 clusters count: 0.9^10 for none, and a little more, for t is 2.262 and not 1.96."""
+    """Where none of 30 differs, 30 / 1.6 count: 0.9^18.75 for none, and a little more, for t is 2.262, not 1.96."""
     of = np.repeat(np.arange(10), 3)
-    items = 10 * (1.95996 / 2.26216) ** 2
+    items = 30 / 1.6 * (1.95996 / 2.26216) ** 2
     assert share_p([0] * 30, of, threshold=0.1, op="<=") == pytest.approx(0.9**items, abs=1e-5)
     assert share_p([1] * 30, of, threshold=0.9, op=">=") == pytest.approx(0.9**items, abs=1e-5)
     assert share_p([0] * 30, of, threshold=0.1, op=">=") == share_p([1] * 30, of, threshold=0.9, op="<=") == 1.0
@@ -205,6 +237,7 @@ def test_results_are_counted_and_scores_resampled():
     ("call", "message"),
     [
         (lambda: design_effect([1, 0], ["a"]), "expected one cluster per item, got .* items and 1 clusters"),
+        (lambda: design_effect([1, float("nan")], ["a", "b"]), "expected finite values"),
         (lambda: share([0.5], ["a"]), "results of 0 and 1 only"),
         (lambda: difference([0.5], [1], seed=1, clusters=["a", "b"]), "expected one cluster per item"),
         (lambda: difference([float("nan")], [1], seed=1), "finite numbers"),
