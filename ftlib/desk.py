@@ -132,6 +132,11 @@ class Call:
     result: str
     ok: bool
 
+    @property
+    def padding(self) -> int:
+        """Characters of arguments beyond what a number or an amount can need."""
+        return sum(max(0, len(str(value)) - 60) for value in self.arguments.values())
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -147,8 +152,8 @@ class Trajectory:
 
     @property
     def text(self) -> int:
-        """Characters written for somebody to read."""
-        return self.said
+        """Characters written for somebody to read, and those of arguments that are longer than any number."""
+        return self.said + sum(call.padding for call in self.calls)
 
     @property
     def looked_up(self) -> bool:

@@ -81,7 +81,7 @@ def sort_cases(success_PG: ArrayLike, *, band: tuple[float, float] = BAND) -> di
 def pick_cases(
     success_PG: ArrayLike, kinds: Sequence[str], *, want: int, band: tuple[float, float] = BAND
 ) -> list[int]:
-    """The cases to train on: of each kind in turn, first those that can teach, then those nearest to half.
+    """The cases to train on: of each kind as many, first those that can teach, then those nearest to half.
 
     A kind whose cases are all too easy or too hard keeps its places, so that no step pays for one action more than for
     another.
@@ -92,7 +92,8 @@ def pick_cases(
         want: how many.
 
     Returns:
-        Numbers of the cases, the kinds taking turns.
+        Numbers of the cases, in the order that they came in: no part of a training then holds the best ones, and its
+        last cases are like the others (06 tries those before training, and watches from there).
 
     Raises:
         ValueError: as `sort_cases`; not one kind a case, or fewer cases than are wanted.
@@ -105,7 +106,7 @@ def pick_cases(
     for n in sorted(range(len(off_P)), key=lambda n: 0.0 if n in teaches else float(off_P[n])):
         queues.setdefault(kinds[n], []).append(n)
     rounds = range(max(map(len, queues.values())))
-    return [queue[i] for i in rounds for queue in queues.values() if i < len(queue)][:want]
+    return sorted([queue[i] for i in rounds for queue in queues.values() if i < len(queue)][:want])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ftlib.desk import Case, Trajectory
+from ftlib.desk import Case, Trajectory, said_in
 from ftlib.rewards import decompose
 
 ONLY = ("all", "failed", "changed")
@@ -148,7 +148,9 @@ class Replay:
         trajectory = self._rollouts[name][0][number]
         lines = _lines(self._rollouts[name], number)
         made = sum(line.who == "desk" for line in lines[:step])
-        by_then = replace(trajectory, calls=trajectory.calls[:made])  # of the same kind: each desk has its own success
+        by_then = replace(
+            trajectory, calls=trajectory.calls[:made], said=said_in(self._rollouts[name][1][number][: 2 + step])
+        )  # of the same kind: each desk has its own success
         return Side(name, lines[:step], len(lines), dict(self._score(by_then)), by_then.success)
 
 

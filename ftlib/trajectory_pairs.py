@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlib.desk import Trajectory
-from ftlib.ratings import replay_apart
+from ftlib.ratings import candidate_id, replay_apart
 from ftlib.records import Candidate, Rating, load_jsonl
 
 ITEMS = "rating_items.jsonl"  # pairs of rollouts as `records.Candidate`, beside the votes on them
@@ -88,10 +88,17 @@ def recorded_votes(path: str | Path, *, seed: int) -> tuple[list[Candidate], lis
 
     Raises:
         FileNotFoundError: one of the files is not there.
-        ValueError: a line that is no vote or no pair, no line at all, or votes on pairs that are not there.
+        ValueError: a line that is no vote or no pair, no line at all, a pair whose texts are not those that its id was
+            made of, or votes on pairs that are not there.
     """
     path = Path(path)
     items, votes = load_jsonl(path.with_name(ITEMS), Candidate), load_jsonl(path, Rating)
+    changed = [item.id for item in items if item.id != candidate_id(item.prompt_id, item.answer_a, item.answer_b)]
+    if changed:
+        raise ValueError(
+            f"{path.with_name(ITEMS)}: expected the pairs as they were rated, got other texts under {changed[0]!r} (of "
+            f"{len(changed)}); a vote is on texts, so take the file of the run unchanged"
+        )
     given, standing = replay_apart(items, dict.fromkeys(sorted({vote.rater for vote in votes}), votes), seed=seed)
     if given != len(votes):
         raise ValueError(

@@ -72,12 +72,12 @@ def test_cases_to_train_on_by_hand():
     its order. Of the second none can, and it keeps its places all the same."""
     success_PG = [[1] * 4, [1, 1, 0, 0], [0] * 4, [1] * 4, [1] * 4, [0] * 4]
     kinds = ["refund", "refund", "refund", "decline", "decline", "decline"]
-    assert pick_cases(success_PG, kinds, want=4) == [1, 3, 0, 4]
-    assert pick_cases(success_PG, kinds, want=6) == [1, 3, 0, 4, 2, 5]
+    assert [pick_cases(success_PG, kinds, want=n) for n in (1, 2, 3, 4)] == [[1], [1, 3], [0, 1, 3], [0, 1, 3, 4]]
+    assert pick_cases(success_PG, kinds, want=6) == [0, 1, 2, 3, 4, 5]  # in the order that they came in
     # In the band all are alike, whatever their share; outside it the nearest to half comes first.
     shares = [[1, 0, 0, 0], [1, 1, 0, 0], [1] * 4, [1, 1, 1, 0]]
-    assert pick_cases(shares, ["a"] * 4, want=4) == [0, 1, 3, 2]
-    assert pick_cases(shares, ["a"] * 4, want=4, band=(0.5, 0.5)) == [1, 0, 3, 2]
+    assert pick_cases(shares, ["a"] * 4, want=1) == [0] and pick_cases(shares, ["a"] * 4, want=3) == [0, 1, 3]
+    assert pick_cases(shares, ["a"] * 4, want=1, band=(0.5, 0.5)) == [1]
     for wrong in ({"kinds": kinds[:5], "want": 2}, {"kinds": kinds, "want": 0}, {"kinds": kinds, "want": 7}):
         with pytest.raises(ValueError, match="expected a kind a case and 1 to 6 wanted"):
             pick_cases(success_PG, **wrong)

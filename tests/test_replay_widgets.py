@@ -63,6 +63,18 @@ def test_a_refund_that_nobody_was_told_of_is_no_success_at_the_whole_desk():
     assert side.parts == whole_parts(done) and side.parts["workflow"] == 0
 
 
+def test_what_was_not_said_yet_costs_nothing_yet():
+    case = CASES[REFUND]
+    work = [call("find_order", order_id=case.order_id), call("refund", order_id=case.order_id), "Done. " * 400]
+    done, chat = desk.play(case, work)
+    replay = Replay({"long farewell": ([done], [chat])})
+    cost = []
+    for step in (4, 5):
+        replay.go(step)
+        cost.append(replay.screen().sides[0].parts["efficiency"])
+    assert cost == [1.0, pytest.approx(case.enough_text / done.text)] and cost[1] < 0.1
+
+
 def test_steps_stop_at_both_ends():
     replay = made()
     replay.go(-3)

@@ -154,6 +154,14 @@ def test_a_workers_own_text_is_twice_within_what_is_enough():
     assert 70 < max(said) <= cases[0].enough_text / 2
 
 
+def test_rambling_inside_a_call_is_counted():
+    """An order's number with 3,000 spaces around it is the number; the log keeps 240 signs of each, 60 are free."""
+    asked = [f'<tool_call>{{"name": "{t}", "arguments": {{"order_id": "{REFUND.order_id + " " * 3000}"}}}}</tool_call>'
+             for t in ("find_order", "refund")]  # fmt: skip
+    done, _ = desk.play(REFUND, [*asked, "Done."])
+    assert done.text == 5 + 2 * (240 - 60) and rewards.efficiency(done) == pytest.approx(160 / done.text)
+
+
 def test_rambling_is_counted_where_a_model_does_it():
     """The same case worked by the same calls, and talked over."""
     look, act = (f'<tool_call>{{"name": "{t}", "arguments": {{"order_id": "{REFUND.order_id}"}}}}</tool_call>'

@@ -224,6 +224,14 @@ def test_votes_of_an_earlier_run_are_replayed_as_they_were_given(tmp_path):
     assert "simulated" not in basis(people) and "simulated" in basis(replayed)
 
 
+def test_votes_do_not_move_to_other_texts(tmp_path):
+    items, _, path = kept_votes(tmp_path, ("ann", "first", "A", False))
+    turned = items[0].model_copy(update={"answer_a": items[0].answer_b, "answer_b": items[0].answer_a})
+    write_jsonl(tmp_path / trajectory_pairs.ITEMS, [turned, items[1]])
+    with pytest.raises(ValueError, match=f"got other texts under '{items[0].id}'.*unchanged"):
+        trajectory_pairs.recorded_votes(path, seed=3)
+
+
 def test_votes_without_their_pairs_are_refused(tmp_path):
     *_, path = kept_votes(tmp_path, ("ann", "first", "A", False), ("ann", "elsewhere", "B", False))
     with pytest.raises(ValueError, match="1 of 2 votes are on pairs that rating_items.jsonl does not have"):
