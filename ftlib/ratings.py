@@ -11,7 +11,7 @@ Left out on purpose: calibration on gold items (`calibration` puts it around a s
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -389,6 +389,12 @@ def replay_apart(
             return count, store.ratings(item_ids=[item.id for item in items])
         finally:
             store.close()
+
+
+def voted_anew(earlier: Iterable[Rating], now: Sequence[Rating]) -> list[Rating]:
+    """Votes of two stores as one list: a rater who voted on an item again has taken the earlier vote back."""
+    again = {(vote.item_id, vote.rater) for vote in now}
+    return [*now, *(vote for vote in earlier if (vote.item_id, vote.rater) not in again)]
 
 
 def simulated_rater(

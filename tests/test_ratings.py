@@ -23,6 +23,7 @@ from ftlib.ratings import (
     candidate_id,
     replay,
     simulated_rater,
+    voted_anew,
 )
 from ftlib.records import Candidate, Rating
 from ftlib.store import hide_password, open_store
@@ -367,6 +368,13 @@ def test_recorded_votes_keep_what_was_recorded(store):
     assert replay(session, recorded) == 1  # a cell run twice
     assert store.ratings() == [recorded[0]]
     assert store.ratings(withdrawn=True) == []
+
+
+def test_who_votes_anew_takes_the_earlier_vote_back():
+    earlier = [rating("c1", "me", "A"), rating("c1", "ann", "A"), rating("c2", "me", "tie")]
+    now = [rating("c1", "me", "B"), rating("c3", "me", "A")]
+    assert voted_anew(earlier, now) == [*now, *earlier[1:]]
+    assert voted_anew(earlier, []) == earlier and voted_anew([], now) == now
 
 
 def test_a_simulated_rater_without_slips_follows_the_judge(store):
