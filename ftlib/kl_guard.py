@@ -28,6 +28,9 @@ RAISED = " -> "  # between the two betas of a row's action
 class KlGuard(TrainerCallback):
     """Looks at KL every few steps, keeps the last good state in memory, and acts over the cap.
 
+    What it keeps and brings back are the weights that are trained on, with their moments, or training could not go on.
+    Where `measure` looks at a mean of weights, it is that mean which was under the cap.
+
     Args:
         trainer: whose `beta` is raised (TRL's DPOTrainer and KTOTrainer read it at each step). One without a beta, such
             as an SFTTrainer, can be stopped only.
