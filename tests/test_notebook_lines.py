@@ -124,7 +124,7 @@ def test_06c_trains_on_votes_of_an_earlier_run(tmp_path):
             "log": SimpleNamespace(trajectories=[t for t, _ in played], chats=[chat for _, chat in played]),
             "votes_path": "", "run": run, "table": lambda *_, **__: None, "short_liking": 0.1, "headless": True,
             "wanted_agreement": 0.75, "p": SimpleNamespace(is_smoke=False), "desk": desk,
-            "total": lambda t: float(t.success),
+            "total": lambda t: float(t.success), "work": stage, "Path": Path,
         }  # fmt: skip
         names |= given
         exec(cell_with("deep/06c_offline_first", "item = records.Candidate("), names)
