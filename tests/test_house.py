@@ -230,6 +230,21 @@ def test_a_cell_is_short(path):
 
 
 @each_notebook
+def test_a_table_is_a_cells_last_line_or_displayed(path):
+    """Anywhere else it is made, and nobody sees it."""
+    lost = {}
+    for number, cell in enumerate(notebook(path)["cells"]):
+        calls = (
+            [n.value for n in ast.parse(source(cell)).body[:-1] if isinstance(n, ast.Expr)]
+            if cell["cell_type"] == "code"
+            else []
+        )
+        names = {ast.unparse(call.func) for call in calls if isinstance(call, ast.Call)}
+        lost |= {number: names & {"table", "plots.gate_matrix"}} if names & {"table", "plots.gate_matrix"} else {}
+    assert lost == {}
+
+
+@each_notebook
 def test_a_notebook_has_three_functions_at_most(path):
     defined = [n.name for n in ast.walk(code_tree(path)) if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
     assert len(defined) <= 3, f"plumbing belongs into ftlib: {defined}"
