@@ -25,8 +25,9 @@ from ftlib import gates
 from ftlib.gates import Interval
 
 # How alike the items of a cluster are taken to be (intra-class correlation) where hardly a value differs, so that the
-# items do not tell. Above all that was measured on this playbook's prompts (refusals, wins and broken answers of two
-# candidates by kind: 0 to 0.19).
+# items do not tell. Above all that was measured on this playbook's held-out prompts, which were in sight when it was
+# chosen (refusals, wins and broken answers of two candidates by kind: 0 to 0.19). Attacks on one prompt were not
+# measured. Where items are more alike than this and none fails, the evidence is overstated.
 ALIKE = 0.3
 
 
