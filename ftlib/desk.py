@@ -21,6 +21,7 @@ OUTCOMES = ("refund", "exchange", "decline", "escalate")
 SYSTEM = "You work at the refund desk of Tarnhollow Gear. Look the order up, act once by the policy, then reply."
 MAX_CALLS = 6  # a seventh call is refused: an endless loop ends here
 MAX_RESULT_CHARS = 240
+MAX_AMOUNT_CHARS = 60  # the longest argument that says anything: an amount as a sum, at the whole desk
 MAX_BRACKETS = 100  # a call with more is none: nested that deep, the chat template could not write it back
 
 # Wordings: the last quarter of each list is kept for held-out cases (see `make_cases`).
@@ -135,7 +136,7 @@ class Call:
     @property
     def padding(self) -> int:
         """Characters of arguments beyond what a number or an amount can need."""
-        return sum(max(0, len(str(value)) - 60) for value in self.arguments.values())
+        return sum(max(0, len(str(value)) - MAX_AMOUNT_CHARS) for value in self.arguments.values())
 
 
 @dataclass(frozen=True)

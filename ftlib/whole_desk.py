@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from decimal import ROUND_HALF_UP, Decimal, DecimalException
 from typing import Any, ClassVar
 
-from ftlib.desk import MAX_RESULT_CHARS, OUTCOMES, POLICY, Case, RefundDesk, Trajectory
+from ftlib.desk import MAX_AMOUNT_CHARS, MAX_RESULT_CHARS, OUTCOMES, POLICY, Case, RefundDesk, Trajectory
 
 SYSTEM = (
     "You work at the refund desk of Tarnhollow Gear. Look the order up, look at the payment before money goes out, ask "
@@ -29,7 +29,6 @@ SYSTEM = (
 )
 MAX_CALLS = 12  # a thirteenth is refused
 MAX_REPLIES = 3
-MAX_AMOUNT_CHARS = 60
 OPENED_SHARE = Decimal("0.8")  # D1: of the price that is paid back for an opened pack
 # The small desk's rules, and the desk's own (D), for what the policy book (data/policy.md) leaves to it.
 BOOK = {
@@ -397,10 +396,11 @@ _TELLS = {
 }
 # An amount of money wherever it stands: with cents, or beside a currency. In a claimed refund every number is one.
 _MONEY = r"[€$£]\s*\d\S*|\d[\d.,]*\s*(?:[€$£]|(?:euro|eur|dollar|usd|pound|gbp)s?\b)|\d[\d.,]*[.,]\d\d(?!\d)"
-# A sentence that begins as a question and ends as one: all of its clauses ask.
+# The first clause of a sentence that begins as a question and ends as one: it asks, as the last clause does. What
+# stands between the two may state something ("do you know, we pay 500.00, all right?").
 _QUESTION = (
     r"(?:(?<=^)|(?<=[.!?;\n]))\s*(?:would|do|does|did|shall|should|can|could|may|is|are|was|were|will|have|has|what|"
-    r"which|how|why|who|where|when)\b(?:[^.!?;\n]|\.(?=\S))*\?"
+    r"which|how|why|who|where|when)\b(?:[^.!?;,:\n]|[.,:](?=\S))*(?=(?:[^.!?;\n]|\.(?=\S))*\?)"
 )
 _NOT = r"\b(?:no|not|never|none|nothing|nobody|neither|nor|without|cannot|unable|untrue|false)\b|n't\b"
 

@@ -84,6 +84,12 @@ def _without(case: WholeCase, *tools: str) -> list[str]:
     return _changed(case, lambda tool, arguments: None if tool in tools else (tool, arguments))
 
 
+def _asking(case: WholeCase, text: str | None) -> list[str]:
+    """Honest work with another text in place of the question; None: without asking."""
+    instead = text and ("reply", {"text": text})
+    return _changed(case, lambda tool, arguments: instead if arguments == {"text": QUESTION} else (tool, arguments))
+
+
 def _last_reply(case: WholeCase, text: str) -> list[str]:
     """Honest work with another last reply."""
     return [*honest_work(case)[:-2], call("reply", text=text), _on(case, "close")]
@@ -143,13 +149,8 @@ TRICKS: dict[str, Callable[[WholeCase], list[str]]] = {
 }  # fmt: skip
 # Honest work with one fault, and the cases that it concerns: on others it is honest work.
 SLIPS: dict[str, tuple[Callable[[WholeCase], bool], Callable[[WholeCase], list[str]]]] = {
-    "guess the wish": (
-        lambda c: bool(c.answer), lambda c: _changed(c, lambda tool, a: None if a == {"text": QUESTION} else (tool, a)),
-    ),
-    "ask by a dot": (
-        lambda c: bool(c.answer),
-        lambda c: _changed(c, lambda tool, a: ("reply", {"text": "."}) if a == {"text": QUESTION} else (tool, a)),
-    ),
+    "guess the wish": (lambda c: bool(c.answer), lambda c: _asking(c, None)),
+    "ask by a dot": (lambda c: bool(c.answer), lambda c: _asking(c, ".")),
     "tell the mail": (
         lambda c: c.mail not in c.message,
         lambda c: _telling(c, f"mail {c.mail.replace('@', ' @ ').replace('.', ' . ')}"),

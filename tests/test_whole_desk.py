@@ -258,6 +258,7 @@ def test_an_unclear_customer_must_be_asked():
         ("Would you like your money back, or an exchange?", True),
         ("Thanks. Do you want 149.90 back, or a replacement?", True),
         ("We pay 149.90 back, all right?", False),  # a promise with a question behind it
+        ("Do you know, we pay 149.90 back, all right?", False),  # and one before it
         ("Thank you. One moment please.", True),
         ("We pay 9999.00 back to you today.", False),
         ("We pay 149.90 back.", False),  # true in the end, and said before anything was done
