@@ -139,9 +139,21 @@ def test_growth_on_a_gpu_is_growth_of_its_memory(monkeypatch):
 def test_losses_are_compared_with_the_reference(dtype, holds):
     """2.000 against 2.002 is a part in a thousand: too much in fp32, rounding in bf16; gradients are the same."""
     ours = {"dtype": dtype, "losses": [0.5, 2.002], "grad_norms": [1.0, 1.0]}
-    losses, norms = speed._same_course("sft", ours, {"losses": [0.5, 2.0], "grad_norms": [1.0, 1.0]})
+    reference = {"losses": [0.5, 2.0], "grad_norms": [1.0, 1.0]}
+    of = {line["id"]: line for line in speed._same_course("sft", ours, reference, reference)}
+    losses, norms = of["sft_losses_vs_fp32"], of["sft_grad_norms_vs_fp32"]
     assert losses["value"] == pytest.approx(0.001) and losses["holds"] is holds and losses["n"] == 2
     assert norms["value"] == 0 and norms["holds"]
+
+
+@pytest.mark.parametrize("at, holds", [(2.09, True), (1.89, False)])
+def test_beside_trl_in_the_same_dtype_no_more_than_the_dtype_itself(at, holds):
+    """bf16 alone moves the second loss from 2.0 to 2.06, a share of 0.03; ours may be 0.03 of 2.06 away from that."""
+    course = lambda loss: {"dtype": "bf16", "losses": [0.5, loss], "grad_norms": [1.0, 1.0]}
+    of = {line["id"]: line for line in speed._same_course("sft", course(at), course(2.06), course(2.0))}
+    assert len(of) == 4 and of["sft_losses_vs_trl"]["holds"] is holds and not of["sft_losses_vs_fp32"]["holds"]
+    assert of["sft_losses_vs_trl"]["value"] == pytest.approx(abs(at - 2.06) / 2.06)
+    assert of["sft_losses_vs_trl"]["target"] == pytest.approx(0.03) and of["sft_grad_norms_vs_trl"]["holds"]
 
 
 def test_more_loss_than_stock_counts_where_it_is_shown():
@@ -230,6 +242,15 @@ def test_a_case_in_a_process_of_its_own():
     assert ours["passed_tokens"] < stock["passed_tokens"]  # no padding
     assert ours["tokens"] == sum(map(len, ours["ids"])) <= 12
     assert ours["seconds"] > 0 and ours["peak_rss_mb"] > 100
+
+
+def test_the_noise_of_a_dtype_is_what_it_moves_the_gap_of_the_two_likeliest_tokens():
+    """bf16 keeps 8 bits of a logit near 20, fp32 24 bits; the largest over more tokens is no smaller."""
+    prompts, ids = [[1, 4093, 198, 5], [9, 10, 11]], [[30, 31, 32], [40, 41]]
+    few, fine, coarse = (
+        sampling.noise_after(prompts[:n], ids[:n], dtype=dtype) for n, dtype in ((1, "bf16"), (2, "fp32"), (2, "bf16"))
+    )
+    assert 0 < fine < 1e-3 < few <= coarse < 2
 
 
 def test_a_case_that_fails_says_why():
@@ -327,6 +348,7 @@ def test_the_table_holds_rollouts_of_several_turns(monkeypatch):
 
     monkeypatch.setattr(speed, "side_by_side", side_by_side)
     monkeypatch.setattr(turns, "gaps", lambda one, two: [0.5])
+    monkeypatch.setattr(turns, "noise", lambda ids, *, dtype: {"fp32": 0.4}[dtype])
     rows, checks = speed._turns()
     assert asked == [("turns", anew, speed.TURNS) for anew in (False, True)]
     assert [row["ratio"] for row in rows] == [2.0, 1.5] and rows[1]["stock"] == turns.ANEW
@@ -342,7 +364,7 @@ def test_training_takes_the_course_of_trls_trainer(kind, nf4, monkeypatch):
     for name, value in {"STEPS": 3, "PAIRS": 8, "EPOCHS": 2, "CASES": 4, "ROLLOUTS": 2, "GRPO_STEPS": 1}.items():
         monkeypatch.setattr(training, name, value)
     ours, reference = (training.run(v, kind=kind, nf4=nf4, weights="2m") for v in ("ours", "reference"))
-    losses, norms = speed._same_course(kind, ours, reference)
+    losses, norms = speed._same_course(kind, ours, reference, reference)[:: 1 if ours["dtype"] == "fp32" else 2]
     assert losses["n"] == {"sft": 3, "dpo": 2, "grpo": 1}[kind]
     assert losses["holds"] and norms["holds"], (losses, norms)
     assert max(reference["grad_norms"]) > 0

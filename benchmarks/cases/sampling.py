@@ -14,6 +14,7 @@ from ftlib.profiles import resolve
 from ftlib.records import ProductionPrompt, SftRow, assistant_chat, data_path, load_jsonl
 from ftlib.train import steady_heap
 
+NOISE_ROWS = 64  # answers by which the noise of a dtype is told: some 3,000 tokens
 STOCK = "transformers' model.generate: batches in the order given, padded on the left, sdpa attention, dynamic cache"
 
 
@@ -109,10 +110,37 @@ def gaps(ids: list[list[int]], other: list[list[int]], *, size: int, mixed: bool
     """For each prompt whose greedy answers differ: how far apart the two logits are at the first differing token.
 
     The logits come from a plain fp32 pass over the prompt and what both wrote before it: below the rounding noise of
-    the dtype, either token is the greedy one.
+    the dtype (`noise`), either token is the greedy one.
     """
     prompts = generate.chat_ids(models.load_tokenizer("embedded"), chats(size, mixed=mixed, seed=seed))
     return gaps_after(prompts, ids, other)
+
+
+def noise(ids: list[list[int]], *, dtype: str, size: int, mixed: bool, seed: int = 17) -> float:
+    """How far the dtype by itself moves the gap between the two likeliest tokens (`noise_after`)."""
+    prompts = generate.chat_ids(models.load_tokenizer("embedded"), chats(size, mixed=mixed, seed=seed))
+    return noise_after(prompts, ids, dtype=dtype)
+
+
+def noise_after(prompts: list[list[int]], ids: list[list[int]], *, dtype: str) -> float:
+    """The most that the gap between the two likeliest tokens differs, over the tokens of the first NOISE_ROWS answers,
+    between plain passes in this dtype and in the next finer one (fp64 for fp32, else fp32), in logits.
+
+    The passes are transformers' own, a row at a time: nothing of `generate.sample` is in it.
+    """
+    import torch
+
+    finer = torch.float64 if dtype == "fp32" else torch.float32
+    plain, exact = (models.load_model("embedded", dtype=name).eval() for name in (dtype, "fp32"))
+    exact, largest = exact.to(finer), 0.0
+    for prompt, answer in list(zip(prompts, ids, strict=True))[:NOISE_ROWS]:
+        given = {"input_ids": torch.tensor([prompt + answer[:-1]]), "logits_to_keep": len(answer)}
+        with torch.inference_mode():
+            fine, coarse = (model(**given).logits[0].to(finer) for model in (exact, plain))  # (T, V)
+        top = fine.topk(2).indices
+        apart = [logits.gather(-1, top).diff()[:, 0] for logits in (fine, coarse)]
+        largest = max(largest, float((apart[0] - apart[1]).abs().max()))
+    return largest
 
 
 def gaps_after(prompts: list[list[int]], ids: list[list[int]], other: list[list[int]]) -> list[float]:

@@ -1,9 +1,9 @@
 """Training steps: TRL's trainers as their documentation has them, against the same trainers with `lean.speed_up`.
 
 Stock keeps TRL's defaults (activation checkpointing, sdpa attention, random order, the reference's log-probs in every
-DPO step); "reference" is stock in fp32 with our order of rows: what the first losses are compared with. All train the
-same LoRA layers on the same rows from the same seed, so the work done is the same; what was learned is measured on rows
-that no step saw.
+DPO step); "reference" is stock in fp32 with our order of rows: what the first losses are compared with; "plain" is that
+in the profile's dtype: what the dtype alone does to them. All train the same LoRA layers on the same rows from the same
+seed, so the work done is the same; what was learned is measured on rows that no step saw.
 """
 
 import time
@@ -70,7 +70,7 @@ def run(
         seconds = time.perf_counter() - started
         peak["peak_rss_mb"] = round(peak_rss_mb())  # before the look at what was learned
         held_out = {"sft": _held_out_rows, "dpo": _held_out_pairs}.get(kind, lambda trainer: [])(trainer)
-        answers = _answers(trainer.model) if kind == "dpo" and variant != "reference" else []
+        answers = _answers(trainer.model) if kind == "dpo" and variant in ("stock", "ours") else []
     history = [row for row in trainer.state.log_history if "loss" in row]
     return {
         "seconds": seconds,

@@ -77,6 +77,11 @@ def given(cases: int, *, seed: int) -> tuple[list[list[int]], list[list[list[int
     return prompts, results
 
 
+def noise(ids: list, *, dtype: str, seed: int = 17) -> float:
+    """As `sampling.noise`, of the first turns."""
+    return sampling.noise_after(given(len(ids), seed=seed)[0], [row[0] for row in ids], dtype=dtype)
+
+
 def gaps(ids: list, other: list, *, seed: int = 17) -> list[float]:
     """As `sampling.gaps`, of each rollout's first turn whose answers differ; until then both have the same history."""
     prompts, one, two = [], [], []
