@@ -25,6 +25,7 @@ TRAINING = {
     "sft": {}, "dpo_nf4": {"kind": "dpo", "nf4": True}, "dpo": {"repeats": 1}, "grpo": {},
     "grpo_one_pass": {"kind": "grpo", "one_pass": True, "repeats": 1},
 }  # fmt: skip
+NOISE = {"fp32": 1e-3, "bf16": 0.25, "fp16": 0.05}  # logits that are nearer than that are the same, by dtype
 TURNS = {"cases": 32, "new_tokens": 32}  # rollouts of three turns
 GATE_ROWS = (1_000, 10_000, 100_000)
 NO_WORSE = 0.01  # nats: the most that ours may be above stock on held-out rows, where that is shown
@@ -117,7 +118,7 @@ def _turns() -> tuple[list[dict], list[dict]]:
         rows.append(_row(name, found, "tokens", rate, stock=stock) | _products(found))
         value, spread = _ratio(found, rate)
         checks.append(check(f"{name}_vs_stock", value, ">=", 1.0, n=len(found["ours"]), spread=spread))
-        checks.append(_same_answers(f"{name}_largest_logit_gap", found, turns.gaps, turns.noise))
+        checks += _same_answers(f"{name}_largest_logit_gap", found, turns.gaps, turns.noise)
         apart = found["ours"][0]["tokens"] - found["stock"][0]["tokens"]
         n = len(found["ours"][0]["ids"])
         checks.append(check(f"{name}_tokens_more_than_stock", apart, "==", 0, n=n, spread=[apart, apart]))
@@ -200,11 +201,12 @@ def _same_texts(found: dict[str, list[dict]]) -> list[dict]:
     """Greedy answers of both: where they differ, the two logits must be nearer than the dtype's noise."""
     same = {"size": MIXED["size"], "mixed": True}
     gaps, noise = (functools.partial(of, **same) for of in (sampling.gaps, sampling.noise))
-    return [_same_answers("greedy_largest_logit_gap", found, gaps, noise)]
+    return _same_answers("greedy_largest_logit_gap", found, gaps, noise)
 
 
-def _same_answers(id: str, found: dict[str, list[dict]], gaps_of, noise_of) -> dict:
-    """Is the largest gap between two logits, where answers differ, within what the dtype itself moves such gaps?
+def _same_answers(id: str, found: dict[str, list[dict]], gaps_of, noise_of) -> list[dict]:
+    """Is the largest gap between two logits, where answers differ, below a fixed limit, and within what the dtype
+    itself moves such gaps?
 
     Args:
         gaps_of, noise_of: `gaps` and `noise` of the case.
@@ -213,9 +215,10 @@ def _same_answers(id: str, found: dict[str, list[dict]], gaps_of, noise_of) -> d
     gaps = gaps_of(one, two) if one != two else []
     noise = noise_of(one, dtype=found["stock"][0]["dtype"]) if gaps else 0.0
     same, largest = sum(a == b for a, b in zip(one, two, strict=True)), max(gaps, default=0.0)
-    print(f"  {id}: {same} of {len(one)} the same; gaps {[round(gap, 4) for gap in gaps]}; noise {noise:.4f}",
-          file=sys.stderr)  # fmt: skip
-    return check(id, largest, "<=", noise, n=len(one), spread=[min(gaps, default=0.0), largest])
+    print(f"  {id}: {same} of {len(one)} the same; gaps {[round(gap, 4) for gap in gaps]}", file=sys.stderr)
+    limits = {id: NOISE[found["ours"][0]["dtype"]], f"{id}_vs_noise": noise}
+    spread = [min(gaps, default=0.0), largest]
+    return [check(name, largest, "<=", limit, n=len(one), spread=spread) for name, limit in limits.items()]
 
 
 def _training() -> tuple[list[dict], list[dict]]:

@@ -353,8 +353,10 @@ def test_the_table_holds_rollouts_of_several_turns(monkeypatch):
     assert asked == [("turns", anew, speed.TURNS) for anew in (False, True)]
     assert [row["ratio"] for row in rows] == [2.0, 1.5] and rows[1]["stock"] == turns.ANEW
     assert [(c["id"].removeprefix("rollouts_three_turns_"), c["value"], c["holds"]) for c in checks] == [
-        ("vs_stock", 2.0, True), ("largest_logit_gap", 0.5, False), ("tokens_more_than_stock", 0, True),
-        ("kept_vs_stock", 1.5, True), ("kept_largest_logit_gap", 0.0, True), ("kept_tokens_more_than_stock", 0, True),
+        ("vs_stock", 2.0, True), ("largest_logit_gap", 0.5, False), ("largest_logit_gap_vs_noise", 0.5, False),
+        ("tokens_more_than_stock", 0, True),
+        ("kept_vs_stock", 1.5, True), ("kept_largest_logit_gap", 0.0, True),
+        ("kept_largest_logit_gap_vs_noise", 0.0, True), ("kept_tokens_more_than_stock", 0, True),
     ]  # fmt: skip
 
 
